@@ -1,0 +1,157 @@
+"""Owns the words of the command line. It parses, calls one verb of `commands/`, and prints errors; no logic.
+
+Every import that costs time stands inside the function that needs it, so that --help and a refused recipe answer
+at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cinelora import __version__
+
+app = typer.Typer(
+    name="cinelora",
+    help="LoRA fine-tuning of video diffusion models: from raw clips to a file that ComfyUI and diffusers load.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option of the recipe; may be repeated.")
+]
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML).", metavar="RECIPE")]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False) -> None:
+    """LoRA fine-tuning of video diffusion models: from raw clips to a file that ComfyUI and diffusers load."""
+    if version:
+        typer.echo(f"cinelora {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run; must not hold one yet.")] = Path("runs/demo"),
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own mp4 files instead of the drawn ones (captions: same-stem .txt or a captions.jsonl)."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 300,
+) -> None:
+    """Train a LoRA on the embedded base, from clips to measured before/after videos, in minutes on a CPU."""
+    from cinelora.commands.demo import demo as run
+
+    run(out, clips=clips, steps=steps)
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Argument(metavar="FAMILY/VARIANT", help="Such as wan/t2v-1.3b.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; standard output if left out.")] = None,
+) -> None:
+    """Write a commented recipe."""
+    from cinelora.commands.init import init as run
+
+    run(model, out=out)
+
+
+@app.command()
+def families() -> None:
+    """List families and variants with their sizes."""
+    from cinelora.commands.families import families as run
+
+    run()
+
+
+@app.command()
+def check(
+    target: Annotated[
+        Path, typer.Argument(metavar="RECIPE|DATASET", help="A recipe (TOML), or a folder or table of clips.")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="FAMILY/VARIANT", help="Whose sizes to check a dataset for.")
+    ] = "wan/tiny",
+    sets: Sets = None,
+) -> None:
+    """Tell all problems at once, and what would become of each clip. Reads no weights."""
+    from cinelora.commands.check import check as run
+
+    run(target, model=model, sets=sets or [])
+
+
+@app.command()
+def cache(recipe: RecipeFile, sets: Sets = None) -> None:
+    """Encode clips and captions ahead of training; goes on where it stopped."""
+    from cinelora.commands.cache import cache as run
+
+    run(recipe, sets=sets or [])
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe (TOML); may be left out with --resume.")
+    ] = None,
+    sets: Sets = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run folder, exactly where it stopped.")
+    ] = None,
+) -> None:
+    """Train, save adapters that are proven to load, and write the report."""
+    from cinelora.commands.train import train as run
+
+    run(recipe, sets=sets or [], resume=resume)
+
+
+@app.command()
+def sample(
+    lora: Annotated[Path, typer.Argument(help="An adapter file, or the folder of a run.")],
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be repeated.")],
+    base: Annotated[str, typer.Option(help="Base checkpoint; left out, the one that the adapter names.")] = "",
+    model: Annotated[
+        str, typer.Option(metavar="FAMILY/VARIANT", help="Left out, the one that the adapter names.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the videos.")] = Path("samples"),
+    strength: Annotated[float, typer.Option(help="Factor on the adapter; 0 shows the base.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the variant's default if left out.", min=1)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; the variant's default if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first video; the next ones count up.")] = 0,
+    alpha: Annotated[float | None, typer.Option(help="For files that do not state their alpha.")] = None,
+) -> None:
+    """Draw videos with an adapter."""
+    from cinelora.commands.sample import Wishes
+    from cinelora.commands.sample import sample as run
+
+    wishes = Wishes(
+        base=base, model=model, strength=strength, num_steps=steps, guidance=guidance, seed=seed, alpha=alpha
+    )
+    run(lora, prompt, out=out, wishes=wishes)
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
+    """Write report.html of a run again, finished or not."""
+    from cinelora.commands.report import report as run
+
+    run(run_folder)
+
+
+def main() -> None:
+    """Run the command line. An error meant for the user is printed as it is and sets the exit code of its kind."""
+    from cinelora.base.errors import CineloraError
+
+    try:
+        app()
+    except CineloraError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

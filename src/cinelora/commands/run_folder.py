@@ -1,0 +1,96 @@
+"""Owns the folder of a run: who may use it, and what is written into it besides checkpoints.
+
+    recipe.toml  origin.json  data.json  versions.json  events.jsonl  checkpoints/  samples/  adapter/  report.html
+
+One process at a time: the lock is the operating system's, so that a killed run leaves none behind.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinelora.base.errors import Problem, RunError
+from cinelora.base.files import write_text
+from cinelora.config.load import Loaded, check, read
+from cinelora.config.write import resolved
+from cinelora.data.plan import Plan
+from cinelora.media.write import write_mp4
+from cinelora.report.versions import versions
+
+
+class RunFolder:
+    """Paths of a run, and the writing of its small files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.recipe, self.origin = path / "recipe.toml", path / "origin.json"
+        self.events, self.checkpoints = path / "events.jsonl", path / "checkpoints"
+        self.samples, self.adapter = path / "samples", path / "adapter"
+
+    def refuse_used(self, *, resume: bool) -> None:
+        """Raise RunError where a new run would go into an old one's folder."""
+        if not resume and (self.events.exists() or self.recipe.exists()):
+            raise RunError(
+                Problem(
+                    "this folder already holds a run",
+                    found=str(self.path),
+                    do=f"go on with it: cinelora train --resume {self.path}, or choose another run.folder",
+                )
+            )
+
+    @contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for this process. Raises RunError where another has it, or a new run finds an old one."""
+        self.refuse_used(resume=resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(
+                Problem(
+                    "cannot use the run folder", found=f"{self.path}: {error.strerror}", do="choose another run.folder"
+                )
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    Problem(
+                        "another process is using this run folder", found=str(self.path), do="wait for it, or stop it"
+                    )
+                ) from error
+            yield
+
+    def list_clips(self, plan: Plan) -> None:
+        """Write what became of every clip."""
+        write_text(self.path / "data.json", json.dumps([asdict(row) for row in plan.rows], indent=1))
+
+    def describe(self, loaded: Loaded) -> None:
+        """Write what the run is made of: the resolved recipe, where it came from, versions."""
+        origin = {"folder": str(loaded.folder.resolve()), "name": loaded.name, "base": loaded.base}
+        write_text(self.recipe, resolved(loaded.recipe))
+        write_text(self.origin, json.dumps(origin, indent=1))
+        write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
+
+    def reload(self, sets: list[str]) -> Loaded:
+        """The recipe that this run was started with. Raises RunError where this is no run, RecipeError."""
+        if not self.recipe.is_file() or not self.origin.is_file():
+            raise RunError(
+                Problem("this folder holds no run", found=str(self.path), do="name a folder that `cinelora train` made")
+            )
+        origin = json.loads(self.origin.read_text())
+        return check(read(self.recipe, sets), folder=Path(origin["folder"]), name=origin["name"])
+
+    def save_videos(self, label: str, videos: NDArray[np.uint8], fps: float) -> list[str]:
+        """Write samples/LABEL/NN.mp4 from B F H W 3; gives back their paths below the run."""
+        paths = [self.samples / label / f"{number:02d}.mp4" for number in range(len(videos))]
+        for path, video in zip(paths, videos, strict=True):
+            write_mp4(path, video, fps)
+        return [str(path.relative_to(self.path)) for path in paths]

@@ -1,0 +1,96 @@
+"""Owns the verb `sample`: videos from an adapter file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.log import console
+from cinelora.commands.init import split
+from cinelora.commands.session import open_denoiser, unload
+from cinelora.config.load import Loaded, Source, check
+from cinelora.families import registry
+from cinelora.lora.files import read_adapter
+from cinelora.lora.inject import attach
+from cinelora.media.write import write_mp4, write_png
+from cinelora.noise.registry import open_process
+from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
+from cinelora.preview.sheet import contact_sheet
+from cinelora.train.place import open_place
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for; empty or None is the adapter's or the variant's own."""
+
+    base: str = ""
+    model: str = ""
+    strength: float = 1.0
+    num_steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    alpha: float | None = None
+
+
+def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None:
+    """Draw one video of each prompt into `out`, and a contact sheet. Raises WeightsError for files that do not fit."""
+    path = _file_in(lora)
+    header = _header(path)
+    loaded = _around(path, header, prompts, wishes)
+    place = open_place(loaded.recipe.train)
+    adapter = read_adapter(path, registry.lora_layouts(loaded.family), alpha=wishes.alpha)
+    encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
+    conditions = prompt_conditions(encoder, prompts, device=str(place.device))
+    blank = encoder.blank()
+    unload(encoder)
+    denoiser = open_denoiser(loaded, place, blank)
+    adapters = attach(denoiser.parts(), adapter)
+    seeds = [wishes.seed + k for k in range(len(prompts))]
+    how = walk_of(loaded.recipe.preview, loaded.variant.geometry, precision=place.precision)
+    with adapters.scaled(wishes.strength):
+        latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=blank, seeds=seeds, how=how)
+    videos = decode(encoder, latents)
+    for number, video in enumerate(videos):
+        write_mp4(out / f"{number:02d}.mp4", video, loaded.variant.geometry.fps)
+    write_png(out / "sheet.png", contact_sheet(list(videos), prompts))
+    console.print(f"{len(videos)} videos in {out}, all on {out / 'sheet.png'}")
+
+
+def _file_in(lora: Path) -> Path:
+    """The file itself, or the newest diffusers file of a run folder. Raises RunError where there is none."""
+    if lora.is_file():
+        return lora
+    files = sorted((lora / "adapter").glob("*.diffusers.safetensors"), key=lambda p: (".best." in p.name, p.name))
+    if not files:
+        raise RunError(
+            Problem("no adapter here", found=str(lora), do="name a .safetensors file or the folder of a finished run")
+        )
+    return files[0]
+
+
+def _header(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise RunError(Problem("cannot read the adapter file", found=str(error), where=str(path))) from error
+
+
+def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wishes) -> Loaded:
+    """A recipe for sampling: the adapter's model, the variant's defaults, the wishes."""
+    named = wishes.model or "/".join(filter(None, (header.get("family"), header.get("variant"))))
+    if not named:
+        raise RecipeError(
+            Problem(
+                "the adapter does not say which model it is for", found=str(path), do="name it: --model FAMILY/VARIANT"
+            )
+        )
+    family, variant = split(named)
+    preview = {"prompts": prompts, "num_steps": wishes.num_steps, "guidance": wishes.guidance, "seed": wishes.seed}
+    tables = {
+        "model": {"family": family, "variant": variant, "base": wishes.base or header.get("base", "")},
+        "data": {"source": [{"path": "."}]},
+        "preview": {key: value for key, value in preview.items() if value is not None},
+    }
+    return check(Source(tables, file="the command line"), folder=Path(), name=path.stem)

@@ -1,0 +1,191 @@
+"""Owns a denoiser that is ready to learn: adapters in it, its process and method, previews and files of it.
+
+In: a Loaded recipe, where to compute, what nothing said looks like. Out: `Session`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import cinelora
+from cinelora.base.files import write_whole
+from cinelora.base.log import console
+from cinelora.commands.run_folder import RunFolder
+from cinelora.config.load import Loaded
+from cinelora.config.write import resolved
+from cinelora.contracts.flow import Bucket
+from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder, Process
+from cinelora.families import registry
+from cinelora.lora.adapters import Adapters
+from cinelora.lora.files import cannot_carry, write_adapter
+from cinelora.lora.inject import inject
+from cinelora.lora.prove import Probe, prove, take_probe
+from cinelora.noise.registry import open_process
+from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
+from cinelora.report.versions import versions
+from cinelora.train.place import Place, settle
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Prompts as conditions, made before the denoiser is loaded; `negative` is what guidance leads away from."""
+
+    prompts: Sequence[str]
+    conditions: Sequence[Mapping[str, Tensor]]
+    blank: Mapping[str, Tensor]
+    negative: Mapping[str, Tensor]
+
+
+def speak(loaded: Loaded, encoder: Encoder, *, device: str) -> Spoken:
+    """Encode the recipe's prompts, the negative prompt and the empty caption; the towers are unloaded afterwards."""
+    options = loaded.recipe.preview
+    words = [*options.prompts, options.negative_prompt]
+    *conditions, negative = prompt_conditions(encoder, words, device=device)
+    blank = encoder.blank()
+    unload(encoder)
+    return Spoken(list(options.prompts), conditions, blank, negative if options.negative_prompt else blank)
+
+
+def unload(encoder: Encoder) -> None:
+    """Give back the memory of every tower."""
+    for tower in encoder.towers():
+        tower.unload()
+
+
+def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> Denoiser:
+    """The base on its device. Raises WeightsError with all keys that are missing or too many."""
+    recipe = loaded.recipe
+    denoiser = registry.open_denoiser(loaded.family, loaded.variant, base=loaded.base, dtype=recipe.model.dtype)
+    denoiser.text_dropout, denoiser.blank = recipe.model.text_dropout, blank
+    settle(denoiser.parts(), place, gradient_checkpointing=recipe.train.gradient_checkpointing)
+    return denoiser
+
+
+@dataclass
+class Session:
+    """A denoiser in training; `denoiser` and `adapters` are given back (`release`) before files are proven."""
+
+    loaded: Loaded
+    place: Place
+    folder: RunFolder
+    encoder: Encoder
+    spoken: Spoken
+    denoiser: Denoiser
+    adapters: Adapters
+
+    @classmethod
+    def open(cls, loaded: Loaded, place: Place, folder: RunFolder, *, encoder: Encoder, spoken: Spoken) -> "Session":
+        """Read the base and put fresh adapters into it. Raises WeightsError, RecipeError."""
+        denoiser = open_denoiser(loaded, place, spoken.blank)
+        adapters = inject(
+            denoiser.parts(),
+            loaded.recipe.lora,
+            presets=loaded.family.lora_presets,
+            default_preset=loaded.family.default_preset,
+            seed=loaded.recipe.train.seed,
+        )
+        console.print(f"adapters: {adapters.num_parameters():,} parameters in {len(adapters.layers)} modules")
+        return cls(loaded, place, folder, encoder, spoken, denoiser, adapters)
+
+    @cached_property
+    def process(self) -> Process:
+        """The one object that knows time, for training and previews."""
+        return open_process(self.loaded.recipe.noise, rank=self.place.rank, world=self.place.world)
+
+    def draw(self, conditions: Sequence[Mapping[str, Tensor]], seeds: Sequence[int]) -> "torch.Tensor":
+        """Sample latents B C T H W of conditions from the noise of seeds, as [preview] says."""
+        how = walk_of(self.loaded.recipe.preview, self.loaded.variant.geometry, precision=self.place.precision)
+        return walk(self.denoiser, self.process, conditions, blank=self.spoken.negative, seeds=seeds, how=how)
+
+    def preview(self, label: str) -> list[str]:
+        """Draw every prompt and write samples/LABEL/NN.mp4; gives back the files, none without prompts."""
+        options = self.loaded.recipe.preview
+        if not self.spoken.prompts:
+            return []
+        shots = [(k, options.seed + n) for k in range(len(self.spoken.prompts)) for n in range(options.num_seeds)]
+        latents = self.draw([self.spoken.conditions[k] for k, _ in shots], [seed for _, seed in shots])
+        videos = decode(self.encoder, latents)
+        unload(self.encoder)
+        named = [{"prompt": self.spoken.prompts[k], "seed": seed} for k, seed in shots]
+        self.folder.samples.mkdir(parents=True, exist_ok=True)
+        (self.folder.samples / "prompts.json").write_text(json.dumps(named, indent=1), encoding="utf-8")
+        return self.folder.save_videos(label, videos, self.loaded.variant.geometry.fps)
+
+    def probe(self) -> Probe:
+        """A small fixed input and what the denoiser says to it now."""
+        geometry = self.loaded.variant.geometry
+        side = 2 * geometry.size_multiple
+        bucket = Bucket(geometry.floor_frames(geometry.frames_per_latent + geometry.frames_offset), side, side)
+        x = torch.randn((1, *geometry.latent_shape(bucket)), generator=torch.Generator().manual_seed(0))
+        first = self.spoken.conditions[0] if self.spoken.conditions else self.spoken.blank
+        device = self.place.device
+        conditions = {name: tensor[None].to(device) for name, tensor in first.items()}
+        with self.place.autocast():
+            return take_probe(self.denoiser, x.to(device), torch.tensor([500.0], device=device), conditions)
+
+    def metadata(self, steps: int) -> dict[str, str]:
+        """What an adapter file says of itself."""
+        recipe, family = self.loaded.recipe, self.loaded.family
+        return {
+            "family": family.name,
+            "variant": self.loaded.variant.name,
+            "base": recipe.model.base or self.loaded.variant.base,
+            "rank": str(recipe.lora.rank),
+            "alpha": str(recipe.lora.alpha or recipe.lora.rank),
+            "targets": recipe.lora.targets or family.default_preset,
+            "steps": str(steps),
+            "recipe": resolved(recipe),
+            "versions": json.dumps(versions()),
+            "made_by": f"cinelora {cinelora.__version__}",
+        }
+
+    def write_files(self, name: str, steps: int) -> None:
+        """Write adapter/NAME.LAYOUT.safetensors as diffusers and ComfyUI read it, and parts that learned in full."""
+        metadata = self.metadata(steps)
+        if self.adapters.layers:
+            file = self.adapters.file(metadata)
+            for layout in consumed_layouts(self.loaded):
+                if reason := cannot_carry(file, layout):
+                    console.print(f"no {layout.name} file: {reason}")
+                else:
+                    write_adapter(self.folder.adapter / f"{name}.{layout.name}.safetensors", file, layout)
+        for part in self.adapters.full:
+            tensors = {
+                k.removeprefix(f"{part}."): v
+                for k, v in self.adapters.full_tensors().items()
+                if k.startswith(f"{part}.")
+            }
+            path = self.folder.path / "weights" / f"{name}.{part}.safetensors"
+            write_whole(path, lambda temporary, tensors=tensors: save_file(tensors, temporary, metadata=metadata))
+
+    def release(self) -> None:
+        """Let go of the denoiser, so that a fresh one fits into memory."""
+        del self.denoiser, self.adapters
+
+
+def consumed_layouts(loaded: Loaded) -> list[AdapterLayout]:
+    """The spellings that a run writes: diffusers' and ComfyUI's."""
+    return [layout for layout in registry.lora_layouts(loaded.family) if layout.name in ("diffusers", "comfyui")]
+
+
+def prove_files(
+    loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spoken, probes: Mapping[str, Probe]
+) -> None:
+    """Load every written file onto a fresh base and compare it with its probe. Raises RunError where one is off."""
+    pipeline = registry.named(loaded.family.pipeline) if loaded.family.pipeline else None
+    for name, probe in probes.items():
+        for layout in consumed_layouts(loaded):
+            path = folder.adapter / f"{name}.{layout.name}.safetensors"
+            if not path.exists():
+                continue
+            with place.autocast():
+                proof = prove(
+                    path, layout, probe, reopen=lambda: open_denoiser(loaded, place, spoken.blank), pipeline=pipeline
+                )
+            share = proof.difference / proof.effect if proof.effect else 0.0
+            console.print(f"proven: {path} loads and gives what was trained (off by {share:.1e} of its effect)")

@@ -1,0 +1,26 @@
+"""Owns the early look at [lora] targets: against the network's names alone, before any weight is read."""
+
+from cinelora.base.errors import Problem, Problems, RecipeError
+from cinelora.config.load import Loaded
+from cinelora.families import registry
+from cinelora.lora.targets import sizes
+
+
+def check_targets(loaded: Loaded) -> None:
+    """See that every target of the recipe matches something. Raises RecipeError with all that does not.
+
+    The network is built on the meta device, which takes no memory, from the variant's card.
+    """
+    parts = registry.named(loaded.family.skeleton)(loaded.variant)
+    options = loaded.recipe.lora
+    if not options.targets:
+        options = options.model_copy(update={"targets": loaded.family.default_preset})
+    problems = Problems(RecipeError)
+    for name, module in parts.items():
+        if options.parts.get(name, "lora") != "lora":
+            continue
+        try:
+            sizes(name, module, options, loaded.family.lora_presets)
+        except RecipeError as error:
+            problems.found += [Problem(**{**p.__dict__, "where": p.where or "[lora]"}) for p in error.problems]
+    problems.raise_if_any()

@@ -1,0 +1,207 @@
+"""Owns the verb `train`: check, cache, train, save, prove, report. `demo` goes the same way."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.log import console
+from cinelora.commands.clips import encoder_of, encoding_of, fill, plan_of, reader_of, tell_fill
+from cinelora.commands.run_folder import RunFolder
+from cinelora.commands.session import Session, Spoken, prove_files, speak
+from cinelora.commands.targets import check_targets
+from cinelora.config.load import Loaded, load
+from cinelora.data.batches import Batches, batcher, held_out_micros
+from cinelora.data.encoding import Encoding
+from cinelora.data.plan import Plan
+from cinelora.data.sources import source_weights
+from cinelora.lora.prove import Probe
+from cinelora.methods.registry import open_method
+from cinelora.report.events import Events, cut_after
+from cinelora.report.page import write_page
+from cinelora.report.table import buckets_table
+from cinelora.report.trackers import Trackers, open_trackers
+from cinelora.train.checkpoint import folder_name, latest, read_adapters, step_of
+from cinelora.train.held_out import HeldOut
+from cinelora.train.loop import Hook, Result, Trainer, Work
+from cinelora.train.place import Place, open_place
+
+Tell = Callable[..., None]
+
+FREE_ON_RESUME = (
+    "train.steps",
+    "train.epochs",
+    "train.save_every_steps",
+    "train.keep_last",
+    "preview",
+    "report",
+    "run",
+)
+"""Settings that a resumed run may change: they do not touch the numbers of the steps already made."""
+
+
+def train(recipe: Path | None, *, sets: list[str], resume: Path | None) -> None:
+    """Train a recipe, or go on with a run. Raises the errors of every part, each with its exit code."""
+    if resume is None and recipe is None:
+        raise RecipeError(Problem("nothing to train", do="name a recipe, or go on with a run: --resume RUN"))
+    if resume is None:
+        assert recipe is not None
+        loaded = load(recipe, sets)
+        folder = RunFolder(loaded.run_folder)
+    else:
+        folder = RunFolder(resume)
+        loaded = _resumed(folder, recipe, sets)
+    train_loaded(loaded, folder, resume=resume is not None)
+
+
+def _resumed(folder: RunFolder, recipe: Path | None, sets: list[str]) -> Loaded:
+    """The run's own recipe, or the given one if it only differs in what may change. Raises RecipeError."""
+    old = folder.reload([])
+    new = folder.reload(sets) if recipe is None else load(recipe, sets)
+    was, now = _flat(old.recipe.model_dump()), _flat(new.recipe.model_dump())
+    changed = [key for key in was | now if was.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)]
+    if changed:
+        raise RecipeError(
+            Problem(
+                "a resumed run goes on exactly, so these settings cannot change",
+                found="; ".join(f"{key}: was {was.get(key)!r}, now {now.get(key)!r}" for key in changed),
+                allowed=f"changes of {', '.join(FREE_ON_RESUME)}",
+                where=str(folder.recipe),
+                do="leave them as they were, or start a new run",
+            )
+        )
+    return new
+
+
+def _flat(tables: dict, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def train_loaded(
+    loaded: Loaded, folder: RunFolder, *, resume: bool = False, after: Callable[[Session], None] | None = None
+) -> Result:
+    """The whole way of one run; `after` sees the trained session before its denoiser is let go."""
+    folder.refuse_used(resume=resume)
+    plan = plan_of(loaded)
+    check_targets(loaded)
+    console.print(buckets_table(plan.rows))
+    with folder.claimed(resume=resume):
+        place = open_place(loaded.recipe.train)
+        if place.first:
+            folder.describe(loaded)
+            folder.list_clips(plan)
+        encoding, plan, spoken = _encode(loaded, plan, place)
+        if place.first:
+            folder.list_clips(plan)
+        trackers = open_trackers(loaded.recipe.report, folder=folder.path, run_name=loaded.name)
+        try:
+            session = Session.open(loaded, place, folder, encoder=encoding.encoder, spoken=spoken)
+            result, probes = _learn(session, plan, encoding, trackers=trackers, resume=resume)
+            if after is not None and place.first:
+                after(session)
+        finally:
+            trackers.close()
+        session.release()
+        if place.first:
+            prove_files(loaded, place, folder, spoken=spoken, probes=probes)
+            console.print(f"report: {write_page(folder.path)}")
+        return result
+
+
+def _encode(loaded: Loaded, plan: Plan, place: Place) -> tuple[Encoding, Plan, Spoken]:
+    """Everything above the cache line; afterwards no encoder is in memory (unless the cache is off)."""
+    encoder = encoder_of(loaded)
+    encoding = encoding_of(loaded, encoder, device=str(place.device))
+    if loaded.recipe.data.cache == "on":
+        report, plan = fill(loaded, plan, encoding, verify=False)
+        tell_fill(report)
+    return encoding, plan, speak(loaded, encoder, device=str(place.device))
+
+
+def _learn(
+    session: Session, plan: Plan, encoding: Encoding, *, trackers: Trackers, resume: bool
+) -> tuple[Result, dict[str, Probe]]:
+    """The loop with all around it; gives back its result and what the saved files are to be compared with."""
+    loaded, folder, place = session.loaded, session.folder, session.place
+    newest = latest(folder.checkpoints) if resume else None
+    if place.first:
+        cut_after(folder.events, step_of(newest) if newest else 0)
+    events = Events(folder.events)
+
+    def tell(kind: str, **facts: object) -> None:
+        events.tell(kind, **facts)
+        trackers.tell(kind, **facts)
+
+    trainer = Trainer(_work(session, plan, encoding, tell))
+    step = trainer.resume() if resume else 0
+    if place.first and step == 0 and loaded.recipe.preview.before:
+        _preview(session, 0, tell)
+    result = trainer.run()
+    if result.stopped:
+        _tell_stop(session, result)
+    probes = _save(session, trainer, result, tell) if place.first else {}
+    return result, probes
+
+
+def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
+    recipe, place = session.loaded.recipe, session.place
+    options = recipe.train
+    parameters = session.adapters.parameters()
+    batches = Batches(
+        plan.slots,
+        source_weights(recipe.data),
+        options.micro_size,
+        seed=options.seed,
+        rank=place.rank,
+        world=place.world,
+    )
+    micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
+    return Work(
+        method=open_method(recipe.method, session.denoiser, session.process, parameters=parameters),
+        batches=batches,
+        batch=batcher(reader_of(session.loaded, encoding)),
+        options=options,
+        place=place,
+        checkpoints=session.folder.checkpoints,
+        held_out=HeldOut(micros, recipe.held_out, seed=options.seed) if micros else None,
+        tell=tell,
+        hooks=[Hook(recipe.preview.every_steps, lambda step: _preview(session, step, tell))],
+    )
+
+
+def _preview(session: Session, step: int, tell: Tell) -> None:
+    label = folder_name(step) if step else "before"
+    if session.spoken.prompts:
+        tell("preview", step=step, files=session.preview(label))
+
+
+def _tell_stop(session: Session, result: Result) -> None:
+    write_page(session.folder.path)
+    raise RunError(
+        Problem(
+            f"stopped by a signal after step {result.step} of {result.total}; everything is saved",
+            do=f"go on exactly here: cinelora train --resume {session.folder.path}",
+        )
+    )
+
+
+def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> dict[str, Probe]:
+    """Draw the last previews, write the files of the last and of the best step, note what they must reproduce."""
+    name, probes = session.loaded.name, {}
+    with trainer.averaged():
+        _preview(session, result.step, tell)
+        session.write_files(name, result.step)
+        probes[name] = session.probe()
+    if result.best_step is not None and result.best_step != result.step:
+        best = f"{name}.best"
+        averaged = session.loaded.recipe.train.ema_decay > 0
+        checkpoint = session.folder.checkpoints / folder_name(result.best_step)
+        last = {key: weight.detach().clone() for key, weight in session.adapters.parameters().items()}
+        session.adapters.load(read_adapters(checkpoint, averaged=averaged))
+        session.write_files(best, result.best_step)
+        probes[best] = session.probe()
+        session.adapters.load(last)
+    tell("export", step=result.step, files=sorted(p.name for p in session.folder.adapter.glob("*.safetensors")))
+    return probes

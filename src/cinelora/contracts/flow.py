@@ -1,0 +1,128 @@
+"""Owns the things that flow from a clip on disk to a loss, in the order in which they come into being.
+
+    Record -> Slot -> Clip -> Encoded -> Batch -> Noised -> Loss
+
+Shape letters: B batch, F pixel frames, T latent frames, C channels, H W height and width (of pixels or of latents,
+as the field says), S text tokens, D width. Pixels lie in [-1, 1]. Importing this module loads no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cinelora.base.errors import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["video", "image", "pair"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One thing that a dataset names, as it stands on disk.
+
+    `key` is unique in the run and stable over runs (source name + "/" + path below its root); `where` is what a
+    message points to (a file, or file:line of a table); `facts` holds what the dataset states of itself
+    (width, height, frames, fps), never what was measured.
+    """
+
+    key: str
+    source: str
+    kind: Kind
+    media: tuple[Path, ...]
+    caption: str
+    where: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An entry of a dataset that cannot become a record, all that is wrong with it, and where it stands."""
+
+    where: str
+    source: str
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """The size of a clip as the networks see it: F, H, W in pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One encoding to make of a record: in this bucket, with the random window and crop number `variant`."""
+
+    record: Record
+    bucket: Bucket
+    variant: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique in the run; what logs, caches and messages call it."""
+        return f"{self.record.key}@{self.bucket}#{self.variant}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded, resampled, resized and cropped: `pixels` C F H W in [-1, 1], fp32, at `fps` frames per second."""
+
+    slot: Slot
+    pixels: "Tensor"
+    caption: str
+    fps: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a clip becomes above the cache line: moments of its latents (C T H W each) and conditions by name."""
+
+    mean: "Tensor"
+    logvar: "Tensor"
+    conditions: Mapping[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded clips of one bucket: `latents` B C T H W (sampled from the moments), conditions {name: B ...}.
+
+    `weights` B multiplies each clip's loss; `loss_mask` (broadcastable to latents) each element's, 0 = not learned.
+    """
+
+    latents: "Tensor"
+    conditions: Mapping[str, "Tensor"]
+    names: tuple[str, ...]
+    weights: "Tensor | None" = None
+    loss_mask: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch after noise: what the denoiser gets (`x` B C T H W, `t` B) and what it is compared with.
+
+    `weight` B is the loss weight of each timestep; `sigma` B is the noise level that `t` stands for.
+    """
+
+    x: "Tensor"
+    t: "Tensor"
+    target: "Tensor"
+    weight: "Tensor"
+    sigma: "Tensor"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`value` is the scalar to differentiate; `each` B the clips' own losses, detached; `terms` named parts to log."""
+
+    value: "Tensor"
+    each: "Tensor"
+    terms: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,199 @@
+"""Owns the six roles that a run is made of; whoever has the methods plays the role (PEP 544).
+
+Reader -> records        Encoder -> latents, conditions     Denoiser -> prediction
+Process -> noise, loss   Method -> whose loss, when         Layout -> keys of files
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from cinelora.contracts.flow import Batch, Clip, Encoded, LeftOut, Loss, Noised, Record
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Finds the records of one source. Implemented in `data/readers/`."""
+
+    def read(self) -> Iterator[Record | LeftOut]:
+        """Records in a stable order, and in their place the entries that cannot be used.
+
+        Raises DataError where nothing can be listed at all.
+        """
+        ...
+
+
+@runtime_checkable
+class Tower(Protocol):
+    """One network of an Encoder, loaded on its own so that only one is in memory at a time.
+
+    `reads` says what its result depends on (the cache keys it by that alone), `gives` which names it fills:
+    "mean" and "logvar", or names of conditions. A tower whose result depends on `rng` says so with a further attribute
+    `draws = True`: its entries are then keyed by seed and slot too.
+    """
+
+    name: str
+    reads: Literal["pixels", "caption", "both"]
+    gives: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Changes whenever the same input could give another result: weights and settings, without loading them."""
+        ...
+
+    def load(self, device: str) -> None:
+        """Bring the weights into memory on a device. Idempotent."""
+        ...
+
+    def unload(self) -> None:
+        """Give the memory back. Idempotent."""
+        ...
+
+    def encode(self, clips: Sequence[Clip], rng: "Generator | None" = None) -> "list[dict[str, Tensor]]":
+        """One dict per clip with the names in `gives`. Loads first if need be. Clips share one bucket."""
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """All that turns clips into what the denoiser takes, and latents back into pixels. `families/X/encode.py`."""
+
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoding networks, in the order in which they run."""
+        ...
+
+    def encode(self, clips: Sequence[Clip], rng: "Generator | None" = None) -> list[Encoded]:
+        """Run every tower. Clips share one bucket."""
+        ...
+
+    def decode(self, latents: "Tensor") -> "Tensor":
+        """Latents B C T H W to pixels B C F H W in [-1, 1]."""
+        ...
+
+    def blank(self) -> "Mapping[str, Tensor]":
+        """The conditions of nothing said (the empty caption), for dropout and guidance; no batch dimension."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The network that learns, with its family's token layout. `families/X/denoise.py`. No encoder behind it.
+
+    `text_dropout` is the share of clips that `condition` gives the `blank` (the encoder's) in place of their text.
+    """
+
+    text_dropout: float
+    blank: "Mapping[str, Tensor]"
+
+    def parts(self) -> "dict[str, nn.Module]":
+        """Modules by the names that `[lora.parts]` uses."""
+        ...
+
+    def condition(self, batch: Batch, rng: "Generator") -> "dict[str, Tensor]":
+        """The batch's conditions after this step's random choices, such as dropping the text."""
+        ...
+
+    def predict(self, x: "Tensor", t: "Tensor", conditions: "Mapping[str, Tensor]") -> "Tensor":
+        """x B C T H W, t B -> prediction B C T H W in x's number format."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A walk from noise to latents; made by a Process so that training and preview share one idea of time."""
+
+    def start(self, shape: tuple[int, ...], rng: "Generator") -> "Tensor":
+        """The first x, B C T H W."""
+        ...
+
+    def times(self) -> "Tensor":
+        """The t of each step, in order."""
+        ...
+
+    def step(self, prediction: "Tensor", t: "Tensor", x: "Tensor") -> "Tensor":
+        """The next x."""
+        ...
+
+
+@runtime_checkable
+class Process(Protocol):
+    """What noise is and what is learned from it. `noise/`."""
+
+    def noise(self, clean: "Tensor", rng: "Generator") -> Noised:
+        """Draw a time for each clip of clean latents B C T H W, and noise them."""
+        ...
+
+    def at(self, clean: "Tensor", t: "Tensor", rng: "Generator") -> Noised:
+        """Noise to given quantiles `t` B in [0, 1] of this process' time (0 = least noise); for held-out losses."""
+        ...
+
+    def loss(self, prediction: "Tensor", noised: Noised, batch: Batch) -> Loss:
+        """Compare in fp32; the batch's weights and loss mask apply."""
+        ...
+
+    def sampler(self, num_steps: int, kind: str) -> Sampler:
+        """A walk of `num_steps`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """Somebody whose parameters a method trains: a name and its parameters by name."""
+
+    name: str
+    parameters: "Mapping[str, nn.Parameter]"
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Which losses are taken, of whom, and when. `methods/`."""
+
+    def players(self) -> tuple[Player, ...]:
+        """Everyone with parameters to train; each gets its own optimizer and schedule."""
+        ...
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        """Names of the players that learn in this optimizer step, in order."""
+        ...
+
+    def loss(self, player: str, batch: Batch, rng: "Generator") -> Loss:
+        """The loss of one player on one batch; every random draw comes from `rng`."""
+        ...
+
+    def held_out_loss(self, batch: Batch, quantiles: "Tensor", rng: "Generator") -> Loss:
+        """The loss on clips that are not trained on, at given quantiles of time, no dropout, no gradient."""
+        ...
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """One way to spell the keys of a state dict. Pure: dict in, dict out. `families/X/layouts.py`."""
+
+    name: str
+
+    def reads(self, keys: "Sequence[str]") -> bool:
+        """True where the keys look like this layout."""
+        ...
+
+    def to_native(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Into the spelling that the project's networks use."""
+        ...
+
+    def from_native(self, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Out of it."""
+        ...
+
+
+@runtime_checkable
+class AdapterLayout(Layout, Protocol):
+    """A Layout of adapter files. Its native keys start with the part: "transformer.blocks.0.attn1.to_q.lora_A.weight".
+
+    `strength` says where a module's alpha stands: "key" (a tensor `<module>.alpha`), "header" (diffusers' JSON in
+    the file's metadata) or "folded" (nowhere, so that it is multiplied into lora_B); `dora` whether its readers
+    understand magnitude vectors.
+    """
+
+    strength: Literal["key", "header", "folded"]
+    dora: bool

@@ -1,0 +1,136 @@
+"""Owns how one slot becomes Encoded by the towers of an encoder, and doing so in the loop (`Live`).
+
+In: a family's Encoder, how to load a clip, what is stored. Out: tensors by name in the stored format, checked: finite,
+and of the names and shapes that the family's card declares.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cinelora.base.dtypes import DtypeName, torch_dtype
+from cinelora.base.errors import DataError, Problem, Problems, WeightsError
+from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Clip, Encoded, Slot
+from cinelora.contracts.roles import Encoder, Tower
+from cinelora.data.entries import Keys, TowerFacts
+
+MOMENTS = ("mean", "logvar")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a slot becomes Encoded: the family's encoder, `load` (data/clips), `transform` (all that decides the pixels
+    but the bytes), the stored format, the device, the run's seed, and the conditions that the family's card declares.
+    """
+
+    encoder: Encoder
+    load: Callable[[Slot], Clip]
+    transform: Callable[[Slot], str]
+    dtype: DtypeName = "fp32"
+    device: str = "cpu"
+    seed: int = 0
+    conditions: Mapping[str, str] | None = None
+
+    @cached_property
+    def keys(self) -> Keys:
+        """What decides the entries' keys, as strings; each tower is asked for its fingerprint once."""
+        return Keys(
+            tuple(TowerFacts.of(tower) for tower in self.encoder.towers()), self.transform, self.dtype, self.seed
+        )
+
+    def clip_for(self, tower: Tower, slot: Slot) -> Clip:
+        """The decoded clip, or one without pixels for a tower that reads captions alone."""
+        if tower.reads == "caption":
+            return Clip(slot, torch.empty(3, 0, 0, 0), slot.record.caption, 0.0)
+        return self.load(slot)
+
+    def run(self, tower: Tower, clip: Clip) -> dict[str, Tensor]:
+        """What one tower makes of a clip, in the stored format, on the CPU. Raises DataError where it is not finite."""
+        with torch.no_grad():
+            given = tower.encode([clip], torch_rng(self.seed, "encode", clip.slot.name))[0]
+        stored = {name: _stored(given[name], self.dtype) for name in tower.gives}
+        wild = [name for name, tensor in stored.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if wild:
+            record = clip.slot.record
+            raise DataError(
+                Problem(
+                    f"encoding gives numbers that are not finite: {clip.slot.name}",
+                    found=f"NaN or infinity in {', '.join(wild)} as {self.dtype}",
+                    where=f"{record.where} (record {record.key})",
+                    do="look at the clip; if it is sound, encode in fp32 or bf16",
+                )
+            )
+        return stored
+
+    def check(self, tower: Tower, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare one result's shapes with the card. Raises WeightsError with every difference."""
+        problems = Problems(WeightsError)
+        for name, shape in shapes.items():
+            declared = (self.conditions or {}).get(name)
+            if declared is not None and not _fits(shape, declared):
+                problems.add(
+                    f"the encoder's {tower.name} does not fit the denoiser: condition {name!r} has another shape",
+                    found=" ".join(map(str, shape)),
+                    allowed=declared,
+                    do="use the encoder of the same base and variant",
+                )
+        problems.raise_if_any()
+
+    def check_names(self) -> None:
+        """See that the towers give what the card declares, and the moments. Raises WeightsError with both lists."""
+        given = {name for tower in self.keys.towers for name in tower.gives}
+        wanted = {*MOMENTS, *(self.conditions if self.conditions is not None else given - set(MOMENTS))}
+        if given != wanted:
+            raise WeightsError(
+                Problem(
+                    "the encoder does not give what the denoiser takes",
+                    found=", ".join(sorted(given)),
+                    allowed=", ".join(sorted(wanted)),
+                    do="use the encoder of the same base and variant",
+                )
+            )
+
+
+def _stored(tensor: Tensor, dtype: DtypeName) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.to(torch_dtype(dtype)) if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _fits(shape: tuple[int, ...], declared: str) -> bool:
+    words = declared.split()
+    return len(words) == len(shape) and all(not w.isdigit() or int(w) == n for w, n in zip(words, shape, strict=True))
+
+
+def encoded(tensors: Mapping[str, Tensor]) -> Encoded:
+    """What the towers gave, taken together."""
+    conditions = {name: tensor for name, tensor in tensors.items() if name not in MOMENTS}
+    return Encoded(tensors["mean"], tensors["logvar"], conditions)
+
+
+class Live:
+    """Encodes in the loop (`data.cache = "off"`): all towers stay in memory, nothing is stored, same numbers."""
+
+    def __init__(self, encoding: Encoding):
+        encoding.check_names()
+        self._encoding = encoding
+        self._towers = encoding.encoder.towers()
+        self._checked: set[str] = set()
+
+    def read(self, slot: Slot) -> Encoded:
+        """Encode one slot now. Raises DataError where it cannot be decoded or is not finite."""
+        sees = any(tower.reads != "caption" for tower in self._towers)
+        clip = self._encoding.load(slot) if sees else None
+        tensors: dict[str, Tensor] = {}
+        for tower in self._towers:
+            tower.load(self._encoding.device)
+            whole = clip if clip is not None and tower.reads != "caption" else self._encoding.clip_for(tower, slot)
+            given = self._encoding.run(tower, whole)
+            if tower.name not in self._checked:
+                self._encoding.check(tower, {name: tuple(tensor.shape) for name, tensor in given.items()})
+                self._checked.add(tower.name)
+            tensors |= given
+        return encoded(tensors)

@@ -1,0 +1,55 @@
+"""Owns the options of section [lora]: which modules get an adapter, its size and start. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from cinelora.contracts.options import Options, option
+
+PartMode = Literal["lora", "full", "frozen"]
+
+
+class LoraOptions(Options):
+    """A module's weight W becomes W + scale B A, with scale = alpha / rank (alpha / sqrt(rank) under rslora)."""
+
+    rank: int = option(16, "rows of A and columns of B: more learns more and makes a larger file", ge=1)
+    alpha: float | None = option(
+        None, "strength of the adapter is alpha / rank; leave it out for alpha = rank, a strength of 1", gt=0
+    )
+    targets: str = option(
+        "",
+        "which linear modules get an adapter: a preset's name, or a regular expression that must match the module's "
+        "whole name; empty is the family's default preset",
+    )
+    rank_pattern: dict[str, int] = option(
+        help="another rank for some modules: {regular expression of the whole module name = rank}", default_factory=dict
+    )
+    alpha_pattern: dict[str, float] = option(
+        help="another alpha for some modules: {regular expression of the whole module name = alpha}",
+        default_factory=dict,
+    )
+    dropout: float = option(0.0, "share of A's inputs that is zeroed in each training step", ge=0, lt=1)
+    rslora: bool = option(False, "strength alpha / sqrt(rank), which keeps large ranks learning (Kalajdzievski 2023)")
+    dora: bool = option(
+        False, "learn direction and length of each weight row apart (DoRA, Liu et al. 2024); ComfyUI cannot read it"
+    )
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"] = option(
+        "default",
+        "how A and B start: `default` and `gaussian` random A and zero B; `orthogonal` (even ranks); `pissa` and "
+        "`olora` from the base's own largest directions (slow on large bases; `pissa_niter_4` is a faster estimate); "
+        "the output before training is the base's in all of them",
+    )
+    parts: dict[str, PartMode] = option(
+        help="what happens to each part of the denoiser: lora, full (all its weights learn) or frozen; lora if unnamed",
+        default_factory=dict,
+    )
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> "LoraOptions":
+        if self.dora and self.init in ("pissa", "pissa_niter_4", "olora"):
+            raise ValueError(f"dora cannot start from init = '{self.init}': use default, gaussian or orthogonal")
+        low = [f"{name} = {value}" for name, value in self.rank_pattern.items() if value < 1]
+        low += [f"{name} = {value}" for name, value in self.alpha_pattern.items() if value <= 0]
+        if low:
+            raise ValueError(f"ranks must be at least 1 and alphas above 0, found {', '.join(low)}")
+        return self

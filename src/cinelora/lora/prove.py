@@ -1,0 +1,176 @@
+"""Owns the proof that a saved adapter file does what was trained, by reading it back as its consumers do.
+
+In: the file, a way to open a fresh base, and what the trained denoiser said to some input. Out: how far the
+reloaded one is off; more than rounding is an error. The diffusers file goes through diffusers' own loader; the other
+layouts through `apply`, an own form of ComfyUI's rule.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from cinelora.base.errors import Problem, RunError
+from cinelora.base.seeds import torch_rng
+from cinelora.contracts.roles import AdapterLayout, Denoiser
+from cinelora.lora.files import DOWN, UP, AdapterFile, read_adapter
+from cinelora.lora.targets import linears
+
+SHARE_OF_EFFECT = 0.02
+"""How much of the adapter's own effect may be lost: a wrong strength or a lost block is far more."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An input (x B C T H W, t B, conditions) and what the trained denoiser made of it."""
+
+    x: Tensor
+    t: Tensor
+    conditions: Mapping[str, Tensor]
+    expected: Tensor
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`difference` from what was trained and `effect` of the adapter, both as norms over the whole output."""
+
+    difference: float
+    effect: float
+
+
+def take_probe(denoiser: Denoiser, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Probe:
+    """Note what the trained denoiser says, without dropout and gradient."""
+    return Probe(x, t, conditions, answer(denoiser, x, t, conditions))
+
+
+def answer(denoiser: Denoiser, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+    """`predict` with every part in evaluation mode, which is put back afterwards."""
+    parts = list(denoiser.parts().values())
+    training = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.eval()
+        with torch.no_grad():
+            return denoiser.predict(x, t, conditions).float().cpu()
+    finally:
+        for part, flag in zip(parts, training, strict=True):
+            part.train(flag)
+
+
+def prove(
+    path: Path,
+    layout: AdapterLayout,
+    probe: Probe,
+    *,
+    reopen: Callable[[], Denoiser],
+    pipeline: Callable[[Denoiser], Any] | None = None,
+) -> Proof:
+    """Load the file onto a fresh base and compare its answer with the trained one.
+
+    `pipeline` (a family's diffusers pipeline around a denoiser) is used for the diffusers layout. Raises RunError
+    where a key of the file finds no place, or where the answers differ by more than rounding.
+    """
+    denoiser = reopen()
+    base = answer(denoiser, probe.x, probe.t, probe.conditions)
+    if layout.name == "diffusers" and pipeline is not None:
+        pipeline(denoiser).load_lora_weights(str(path.parent), weight_name=path.name)
+        check_loaded(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
+    else:
+        apply(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
+    found = answer(denoiser, probe.x, probe.t, probe.conditions)
+    proof = Proof(_norm(found - probe.expected), _norm(probe.expected - base))
+    allowed = SHARE_OF_EFFECT * proof.effect + _rounding(denoiser) * _norm(probe.expected)
+    if not proof.difference <= allowed:
+        raise RunError(
+            Problem(
+                f"the saved {layout.name} file does not give what was trained",
+                found=f"output off by {proof.difference:.3g}; the adapter's effect is {proof.effect:.3g}",
+                allowed=f"up to {allowed:.3g}",
+                where=str(path),
+                do="keep the checkpoint and report this: the file must not be shared",
+            )
+        )
+    return proof
+
+
+def apply(parts: Mapping[str, nn.Module], file: AdapterFile, *, where: str = "") -> None:
+    """Add the adapter to modules as ComfyUI reads it: y = W x + alpha / rank B A x for every module that a key names.
+
+    It is added beside W rather than into it, so that rounding of a low-precision base neither hides nor makes up a
+    difference. Raises RunError naming every module of the file that the base does not have.
+    """
+    known = {f"{part}.{name}": linear for part, module in parts.items() for name, linear in linears(module).items()}
+    lost = [module for module in file.modules() if module not in known]
+    if lost:
+        raise RunError(
+            Problem(
+                f"{len(lost)} modules of the saved file are not in the base", found=", ".join(lost[:4]), where=where
+            )
+        )
+    for module in file.modules():
+        a, b = (file.tensors[module + ending].float() for ending in (DOWN, UP))
+        known[module].register_forward_hook(_adding(a, b, file.scale(module)))
+
+
+def check_loaded(parts: Mapping[str, nn.Module], file: AdapterFile, *, where: str = "") -> None:
+    """See that another loader put every module of the file in place, at the strength the file means.
+
+    Compares scale B A v for one random v per module: on a bf16 base, rounding of the whole output can be as large as
+    a young adapter's effect, and would hide a lost module or a wrong strength. Raises RunError naming the modules.
+    """
+    layers: dict[str, Any] = {
+        f"{part}.{name}": layer
+        for part, module in parts.items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    wrong = [
+        module for module in file.modules() if module not in layers or not _acts_alike(layers[module], file, module)
+    ]
+    if wrong or len(layers) != len(file.modules()):
+        raise RunError(
+            Problem(
+                f"{len(wrong)} of {len(file.modules())} modules of the saved file were not loaded as they were trained",
+                found=", ".join(wrong[:4]) or f"{len(layers)} modules with adapters",
+                where=where,
+                do="keep the checkpoint and report this: the file must not be shared",
+            )
+        )
+
+
+def _acts_alike(layer: Any, file: AdapterFile, module: str) -> bool:
+    name = next(iter(layer.lora_A))
+    v = torch.randn(file.sizes(module)[0], generator=torch_rng("prove", module)).double()
+    a, b = (matrices[name].weight.detach().cpu().double() for matrices in (layer.lora_A, layer.lora_B))
+    found = layer.scaling[name] * b @ (a @ v)
+    wanted = file.scale(module) * file.tensors[module + UP].double() @ (file.tensors[module + DOWN].double() @ v)
+    return _norm(found - wanted) <= SHARE_OF_EFFECT * _norm(wanted)
+
+
+def _adding(a: Tensor, b: Tensor, scale: float) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0].float()
+        added = nn.functional.linear(nn.functional.linear(x, a.to(x.device)), b.to(x.device)) * scale
+        return (output + added).to(output.dtype)
+
+    return hook
+
+
+def _rounding(denoiser: Denoiser) -> float:
+    """Share of the output that may be lost to rounding in the coarsest number format, the base's or autocast's.
+
+    Measured on the tiny base with adapters rounded to bf16, as diffusers loads them: a third of bf16's epsilon.
+    """
+    weights = [weight for part in denoiser.parts().values() for weight in part.parameters()]
+    formats = {weight.dtype for weight in weights}
+    kinds = {weight.device.type for weight in weights}
+    formats |= {torch.get_autocast_dtype(kind) for kind in kinds if torch.is_autocast_enabled(kind)}
+    return 2 * max(torch.finfo(dtype).eps for dtype in formats if dtype.is_floating_point) + 1e-5
+
+
+def _norm(difference: Tensor) -> float:
+    return difference.double().norm().item()

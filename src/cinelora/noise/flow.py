@@ -1,0 +1,67 @@
+"""Owns rectified flow: what noising is, what the denoiser is asked for, and how its answer is judged.
+
+In: clean latents B C T H W. Out: x = (1 - sigma) clean + sigma noise, t = 1000 sigma, target = noise - clean
+(Liu et al. 2022; Lipman et al. 2022), and the loss against that target. Plays `contracts.roles.Process`.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.noise.options import NoiseOptions
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, FlowSampler, open_sampler
+from cinelora.noise.timesteps import Timesteps
+from cinelora.noise.weighting import weight_of
+
+
+class Flow:
+    """The flow process with its times and weights; training, held-out losses and previews share one object."""
+
+    def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
+        self.options = options
+        self.timesteps = Timesteps(options, rank=rank, world=world)
+
+    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+        """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
+        sigma = self.timesteps.draw(len(clean), rng)
+        return self.mix(clean, self._like(clean, rng), sigma.to(clean.device))
+
+    def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
+        """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
+        sigma = self.timesteps.at(t.to("cpu"))
+        return self.mix(clean, self._like(clean, rng), sigma.to(clean.device))
+
+    def mix(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Noised:
+        """x = (1 - sigma) clean + sigma noise, in fp32; all draws are given. sigma B."""
+        clean, noise, sigma = clean.float(), noise.float(), sigma.float()
+        level = sigma.view(-1, *[1] * (clean.ndim - 1))
+        return Noised(
+            x=(1 - level) * clean + level * noise,
+            t=sigma * NUM_TRAIN_TIMESTEPS,
+            target=noise - clean,
+            weight=weight_of(sigma, self.options.weighting),
+            sigma=sigma,
+        )
+
+    def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> Loss:
+        """Mean over clips of weight_t x weight_clip x (mean squared error over the unmasked elements), in fp32.
+
+        A mask does not make a clip count less: its sum is divided by the mask's own area. `each` holds the clips'
+        errors before both weights, so that records can be compared; `terms` has their mean as "mse".
+        """
+        error = (prediction.float() - noised.target).square()
+        if batch.loss_mask is None:
+            each = error.flatten(1).mean(1)
+        else:
+            mask = batch.loss_mask.to(error).expand_as(error)
+            each = (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1.0)
+        weight = noised.weight if batch.weights is None else noised.weight * batch.weights.to(noised.weight)
+        unweighted = each.detach()
+        return Loss((each * weight).mean(), unweighted, {"mse": unweighted.mean().item()})
+
+    def sampler(self, num_steps: int, kind: str) -> FlowSampler:
+        """A walk of `num_steps` with the shift of training. Raises RecipeError for an unknown kind."""
+        return open_sampler(kind, num_steps, self.options.shift)
+
+    def _like(self, clean: Tensor, rng: Generator) -> Tensor:
+        return torch.randn(clean.shape, generator=rng, device=rng.device).to(clean.device)

@@ -1,0 +1,12 @@
+"""Owns which process a recipe's [noise] kind means."""
+
+from cinelora.contracts.roles import Process
+from cinelora.noise.flow import Flow
+from cinelora.noise.options import NoiseOptions
+
+PROCESSES = {"flow": Flow}
+
+
+def open_process(options: NoiseOptions, *, rank: int = 0, world: int = 1) -> Process:
+    """The process of one worker; `rank` and `world` spread the times of a global batch over all workers."""
+    return PROCESSES[options.kind](options, rank=rank, world=world)

@@ -1,0 +1,96 @@
+"""Owns which noise levels are drawn: quantile -> scheme -> shift -> sigma, and the way back.
+
+In: numbers in [0, 1), evenly spread over a global batch. Out: sigma in [t_min, t_max), larger = noisier.
+
+The schemes are those of Esser et al. 2024 ("Scaling Rectified Flow Transformers", SD3), section 3.1, written as
+quantile functions so that an even spread of quantiles stays an even spread under every scheme.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from cinelora.noise.options import NoiseOptions
+
+Map = Callable[[Tensor], Tensor]
+_BISECTIONS = 80
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """sigma = s u / (1 + (s - 1) u) (SD3, eq. 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def unshifted(sigma: Tensor, shift: float) -> Tensor:
+    """The u that `shifted` takes to sigma."""
+    return sigma / (shift - (shift - 1) * sigma)
+
+
+def scheme(options: NoiseOptions) -> Map:
+    """The increasing function that takes uniform quantiles to u.
+
+    logit_normal (eq. 19): u = sigmoid(m + s Phi^-1(q)). mode (eq. 20): u = 1 - v - k (cos^2(pi v / 2) - 1 + v) at
+    v = 1 - q, since the paper's form falls. cosmap (eq. 21): u = 1 - 1 / (tan(pi q / 2) + 1).
+    """
+    if options.timesteps == "logit_normal":
+        return lambda q: torch.sigmoid(options.logit_mean + options.logit_std * torch.special.ndtri(q))
+    if options.timesteps == "mode":
+        return lambda q: q - options.mode_scale * (torch.cos(math.pi / 2 * (1 - q)).square() - q)
+    if options.timesteps == "cosmap":
+        return lambda q: 1 - 1 / (torch.tan(math.pi / 2 * q) + 1)
+    return lambda q: q
+
+
+def inverse(function: Map, value: float) -> float:
+    """The q in [0, 1] at which an increasing function reaches `value`, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if function(torch.tensor(middle, dtype=torch.float64)).item() < value:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+class Timesteps:
+    """Draws sigmas for a process; the range is met by drawing only from its quantiles, so nothing is thrown away."""
+
+    def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
+        self.options, self.rank, self.world = options, rank, world
+        self.scheme = scheme(options)
+        bounds = torch.tensor([options.t_min, options.t_max], dtype=torch.float64)
+        self.u_low, self.u_high = (float(u) for u in unshifted(bounds, options.shift))
+        self.q_low = inverse(self.scheme, self.u_low) if options.t_min > 0 else 0.0
+        self.q_high = inverse(self.scheme, self.u_high) if options.t_max < 1 else 1.0
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        """`count` sigmas for this rank, fp32."""
+        q = self.quantiles(count, rng)
+        return self._sigma(self.scheme(self.q_low + q * (self.q_high - self.q_low)))
+
+    def quantiles(self, count: int, rng: Generator) -> Tensor:
+        """`count` numbers in [0, 1), float64.
+
+        Stratified: the global batch of W ranks x `count` clips is cut into as many equal strata; this rank holds
+        every W-th of them (so that its own clips span the whole range too), in random order, one draw in each.
+        """
+        within = torch.rand(count, generator=rng, dtype=torch.float64)
+        if not self.options.stratified:
+            return within
+        strata = torch.randperm(count, generator=rng) * self.world + self.rank
+        return (strata + within) / (count * self.world)
+
+    def at(self, quantiles: Tensor) -> Tensor:
+        """Sigmas at given places of the range (0 = t_min, 1 = t_max), even in u: the same for every scheme.
+
+        Held-out losses use it, so that runs with different schemes stay comparable.
+        """
+        return self._sigma(self.u_low + quantiles.double() * (self.u_high - self.u_low))
+
+    def _sigma(self, u: Tensor) -> Tensor:
+        sigma = shifted(u, self.options.shift).float()
+        below = torch.nextafter(torch.tensor(self.options.t_max), torch.tensor(0.0))
+        return sigma.clamp(torch.tensor(self.options.t_min), below)

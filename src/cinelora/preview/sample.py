@@ -1,0 +1,200 @@
+"""Owns sampling: from prompts to conditions, from noise to latents, from latents to pixels.
+
+In: the roles of a run (Encoder, Denoiser, Process), the prompts, a `Walk` that says how. Out: latents B C T H W and
+uint8 pixels B F H W 3. Nothing here touches the global random state, so a preview in the middle of a training changes
+nothing in it, and a clip's noise depends on its seed alone, not on what it is sampled together with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cinelora.base.dtypes import torch_dtype
+from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.log import Advance, progress
+from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Bucket, Clip, Record, Slot
+from cinelora.contracts.geometry import Geometry
+from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler, Tower
+from cinelora.preview.options import PreviewOptions, preview_bucket
+
+Conditions = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to get from noise to a clip: `shape` C T H W of the latents, steps, guidance, sampler, clips at once.
+
+    `precision` is the autocast format of the denoiser (fp32 = none); previews take the training's.
+    """
+
+    shape: tuple[int, int, int, int]
+    num_steps: int
+    guidance: float
+    sampler: str
+    micro_size: int = 1
+    precision: str = "fp32"
+
+
+def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp32") -> Walk:
+    """The walk that a recipe asks for. Raises RecipeError where the size does not fit the variant."""
+    shape = geometry.latent_shape(preview_bucket(options, geometry))
+    return Walk(shape, options.num_steps, options.guidance, options.sampler, options.micro_size, precision)
+
+
+def walk(
+    denoiser: Denoiser,
+    process: Process,
+    conditions: Sequence[Conditions],
+    *,
+    blank: Conditions,
+    seeds: Sequence[int],
+    how: Walk,
+) -> Tensor:
+    """Sample one clip of each conditions (no batch dimension) from each seed's noise: latents B C T H W, fp32, CPU.
+
+    Prediction with guidance g (Ho and Salimans 2022): blank + g (conditioned - blank); g = 1 is one pass, else two.
+    Raises RunError where numbers run away.
+    """
+    if len(conditions) != len(seeds):
+        raise ValueError(f"{len(conditions)} conditions, {len(seeds)} seeds")
+    device = _device(denoiser)
+    groups = [range(k, min(k + how.micro_size, len(seeds))) for k in range(0, len(seeds), how.micro_size)]
+    done: list[Tensor] = []
+    bar = progress("sampling", len(groups) * how.num_steps)
+    with _resting(denoiser), torch.no_grad(), _autocast(device, how.precision), bar as advance:
+        for group in groups:
+            given = _stacked([conditions[k] for k in group], device)
+            nothing = None if how.guidance == 1 else _stacked([blank] * len(group), device)
+            sampler = process.sampler(how.num_steps, how.sampler)
+            x = _first(sampler, [seeds[k] for k in group], how.shape).to(device)
+            guided = _Guided(denoiser, given, nothing, how.guidance)
+            done.append(_walk_one(guided, sampler, x, advance).cpu())
+    latents = torch.cat(done) if done else torch.empty(0, *how.shape)
+    _refuse_runaway(latents, seeds)
+    return latents
+
+
+@dataclass(frozen=True)
+class _Guided:
+    """A denoiser with the conditions of a group bound to it; `blank` None = no guidance."""
+
+    denoiser: Denoiser
+    given: Conditions
+    blank: Conditions | None
+    guidance: float
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """x B C T H W, t B -> prediction, fp32. Two passes, not a doubled batch: half the memory, the same work."""
+        conditioned = self.denoiser.predict(x, t, self.given).float()
+        if self.blank is None:
+            return conditioned
+        blank = self.denoiser.predict(x, t, self.blank).float()
+        return blank + self.guidance * (conditioned - blank)
+
+
+def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) -> Tensor:
+    for t in sampler.times():
+        prediction = guided.predict(x, t.to(x.device).expand(len(x)))
+        x = sampler.step(prediction, t, x)
+        advance()
+    return x.float()
+
+
+def _first(sampler: Sampler, seeds: Sequence[int], shape: tuple[int, int, int, int]) -> Tensor:
+    return torch.cat([sampler.start((1, *shape), torch_rng("preview", seed)) for seed in seeds])
+
+
+def _stacked(conditions: Sequence[Conditions], device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.stack([one[name] for one in conditions]).to(device) for name in conditions[0]}
+
+
+def _device(denoiser: Denoiser) -> torch.device:
+    return next((p.device for part in denoiser.parts().values() for p in part.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _resting(denoiser: Denoiser) -> Iterator[None]:
+    """Every module as in use, not in training (adapter dropout off), the global random state kept; both put back."""
+    modules = [(m, m.training) for part in denoiser.parts().values() for m in part.modules()]
+    cuda = [d.index or 0 for d in [_device(denoiser)] if d.type == "cuda"]
+    with torch.random.fork_rng(devices=cuda):
+        for module, _ in modules:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in modules:
+                module.training = training
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch_dtype(precision), enabled=precision != "fp32")
+
+
+def _refuse_runaway(latents: Tensor, seeds: Sequence[int]) -> None:
+    bad = [str(seed) for seed, one in zip(seeds, latents, strict=True) if not one.isfinite().all()]
+    if bad:
+        raise RunError(
+            Problem(
+                "a sampled clip holds numbers that are not finite",
+                found="seeds " + ", ".join(bad),
+                do="lower preview.guidance or train.lr, or sample from an earlier checkpoint",
+            )
+        )
+
+
+def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str = "cpu") -> list[dict[str, Tensor]]:
+    """The conditions of each prompt, no batch dimension, on the CPU; only towers that read captions are loaded.
+
+    Raises RecipeError where the family takes conditions from pixels too, which a prompt does not have.
+    """
+    latents = {"mean", "logvar"}
+    blind = [tower for tower in encoder.towers() if tower.reads != "caption" and not set(tower.gives) <= latents]
+    if blind:
+        raise RecipeError(
+            Problem(
+                "this family cannot sample from a prompt alone",
+                found="conditions made of pixels: " + ", ".join(name for tower in blind for name in tower.gives),
+                do="leave preview.prompts out",
+            )
+        )
+    conditions: list[dict[str, Tensor]] = [{} for _ in prompts]
+    clips = [_spoken(k, prompt) for k, prompt in enumerate(prompts)]
+    for tower in encoder.towers():
+        if tower.reads == "caption":
+            for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
+                mine.update(given)
+    return conditions
+
+
+def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:
+    try:
+        tower.load(device)
+        with torch.no_grad():
+            return [{k: v.cpu() for k, v in tower.encode([clip])[0].items()} for clip in clips]
+    finally:
+        tower.unload()
+
+
+def _spoken(number: int, prompt: str) -> Clip:
+    """A clip that says something and shows nothing."""
+    record = Record(f"prompt/{number:02d}", "prompt", "video", (), prompt, f"preview.prompts[{number}]")
+    return Clip(Slot(record, Bucket(0, 0, 0)), torch.empty(3, 0, 0, 0), prompt, 0.0)
+
+
+def decode(encoder: Encoder, latents: Tensor) -> NDArray[np.uint8]:
+    """Latents B C T H W to pixels B F H W 3, 0 to 255; one clip at a time, so that memory is that of one."""
+    with torch.no_grad():
+        return np.stack([_pixels(encoder.decode(one[None])[0]) for one in latents])
+
+
+def _pixels(clip: Tensor) -> NDArray[np.uint8]:
+    """C F H W in [-1, 1] -> F H W C."""
+    levels = ((clip.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).cpu().numpy()

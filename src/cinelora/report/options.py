@@ -1,0 +1,23 @@
+"""Owns the section [report] of a recipe: where figures go besides the run folder, and how big the page may be."""
+
+from typing import Literal
+
+from cinelora.contracts.options import Options, option
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+
+class ReportOptions(Options):
+    """Section [report]."""
+
+    trackers: list[TrackerName] = option(
+        help="Also send losses and previews to these: tensorboard (files in the run folder), wandb, trackio. "
+        "They need `pip install cinelora[trackers]`.",
+        default_factory=list,
+    )
+    embed_videos_mb: float = option(
+        40.0,
+        help="Megabytes of video to carry inside report.html, before/after pairs first; "
+        "further ones are played from the run folder and are missing where the page is sent alone.",
+        ge=0.0,
+    )

@@ -1,0 +1,84 @@
+"""Owns sections [train] and [held_out]: the loop, the optimizer, checkpoints, and the loss on clips kept apart."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from cinelora.base.dtypes import DtypeName
+from cinelora.contracts.options import Options, option
+
+DEFAULT_STEPS = 1000
+_DECAYING = ("linear", "cosine", "cosine_restarts", "polynomial")
+
+
+class TrainOptions(Options):
+    """Section [train]. A step is an optimizer step: `accumulation` micro-batches of `micro_size` clips on each GPU."""
+
+    steps: int | None = option(
+        None, f"optimizer steps of the whole run; {DEFAULT_STEPS} where epochs is not given either", ge=1
+    )
+    epochs: float | None = option(None, "length of the run in passes over the data, in place of steps", gt=0)
+    micro_size: int = option(1, "clips in one forward pass; they share one bucket", ge=1)
+    accumulation: int = option(1, "micro-batches whose gradients are averaged before each optimizer step", ge=1)
+    seed: int = option(
+        42, "seed of everything random: data order, crops, noise, times, dropout, initial adapters", ge=0
+    )
+
+    optimizer: Literal["adamw"] = option("adamw", "AdamW (Loshchilov and Hutter 2019), its state in fp32")
+    lr: float = option(1e-4, "largest learning rate of the schedule", gt=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "AdamW's decay rates of the running mean and square of gradients")
+    eps: float = option(1e-8, "AdamW's addition to the denominator", gt=0)
+    weight_decay: float = option(
+        0.0, "AdamW's decay of matrices in units of the learning rate; vectors are not decayed", ge=0
+    )
+    clip_norm: float = option(1.0, "largest norm of the whole gradient, applied once per optimizer step; 0 = off", ge=0)
+
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"] = option(
+        "constant", "how the learning rate goes on after the warm-up, counted in optimizer steps"
+    )
+    warmup_steps: int = option(0, "optimizer steps over which the learning rate rises to lr in equal parts", ge=0)
+    num_cycles: int = option(
+        2, "how often the cosine starts again from lr", only_if=("schedule", ("cosine_restarts",)), ge=1
+    )
+    power: float = option(2.0, "exponent of the polynomial; 1 is linear", only_if=("schedule", ("polynomial",)), gt=0)
+    final_lr_share: float = option(
+        0.0, "share of lr that the schedule ends at", only_if=("schedule", _DECAYING), ge=0, le=1
+    )
+
+    precision: DtypeName = option("bf16", "autocast format of the forward pass; fp16 scales the loss and needs a GPU")
+    gradient_checkpointing: bool = option(
+        True, "compute activations twice in place of keeping them: far less memory, about a third more time"
+    )
+    ema_decay: float = option(
+        0.0,
+        "weight of the past in a running mean of the adapter, which is then what is evaluated and saved; 0 = off",
+        ge=0,
+        lt=1,
+    )
+    on_nonfinite: Literal["stop", "skip"] = option(
+        "stop", "what a loss or gradient that is not finite does: stop the run, or skip the step (10 in a row stop it)"
+    )
+
+    save_every_steps: int = option(250, "optimizer steps between checkpoints; 0 = at the end only", ge=0)
+    keep_last: int = option(3, "newest checkpoints that are kept; the best by held-out loss stays besides", ge=1)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU where there is one")
+    num_threads: int = option(0, "CPU threads of torch; 0 leaves it to torch", ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas lie in [0, 1)")
+        return self
+
+
+class HeldOutOptions(Options):
+    """Section [held_out]: the same noise and times at every evaluation, apart from the training's randomness."""
+
+    every_steps: int = option(
+        100, "optimizer steps between evaluations; 0 = before the first and after the last step only", ge=0
+    )
+    num_timesteps: int = option(4, "how many evenly spread quantiles of time each clip is evaluated at", ge=1)
+    num_noises: int = option(1, "how many different noises at each of these times", ge=1)
+    max_clips: int = option(32, "largest number of held-out clips that are evaluated", ge=1)

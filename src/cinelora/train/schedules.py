@@ -1,0 +1,47 @@
+"""Owns how the learning rate goes over a run: a closed formula of the optimizer step, so that nothing is saved.
+
+In: the options, the number of steps already made. Out: the factor on `lr` for the next one.
+"""
+
+import math
+
+from cinelora.train.options import DEFAULT_STEPS, TrainOptions
+
+
+def total_steps(options: TrainOptions, micros_per_epoch: int) -> int:
+    """Optimizer steps of the whole run; epochs are rounded up to a whole step."""
+    if options.epochs is None:
+        return options.steps or DEFAULT_STEPS
+    return max(1, math.ceil(options.epochs * micros_per_epoch / options.accumulation - 1e-9))
+
+
+def factor(options: TrainOptions, made: int, total: int) -> float:
+    """The factor on lr of optimizer step number `made` + 1 of `total`.
+
+    Warm-up over W steps: (made + 1) / (W + 1), so that no step has a rate of zero. After it, with
+    p = (made - W) / (total - W) in [0, 1] and s = final_lr_share: s + (1 - s) f(p), where f is 1 (constant),
+    1 - p (linear), (1 + cos pi p) / 2 (cosine; Loshchilov and Hutter 2017, eq. 5), the same of (num_cycles p) mod 1
+    (cosine_restarts), or (1 - p)^power (polynomial).
+    """
+    warmup = options.warmup_steps
+    if made < warmup:
+        return (made + 1) / (warmup + 1)
+    if options.schedule == "constant":
+        return 1.0
+    share = options.final_lr_share
+    progress = (made - warmup) / max(1, total - warmup)
+    if progress >= 1:
+        return share
+    return share + (1 - share) * _shape(options, progress)
+
+
+def _shape(options: TrainOptions, progress: float) -> float:
+    match options.schedule:
+        case "linear":
+            return 1 - progress
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case "cosine_restarts":
+            return 0.5 * (1 + math.cos(math.pi * (options.num_cycles * progress % 1.0)))
+        case _:
+            return (1 - progress) ** options.power

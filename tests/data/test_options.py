@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from cinelora.data.options import DataOptions, SourceOptions
+
+
+def test_the_least_recipe():
+    options = DataOptions(source=[{"path": "clips"}])
+    assert (options.source[0].reader, options.source[0].weight, options.source[0].held_out) == ("auto", 1.0, True)
+    assert (options.frames, options.size, options.fps) == ([], [], "family")
+    assert (options.clip, options.crop, options.short, options.on_bad) == ("head", "centre", "fit", "stop")
+    assert (options.held_out, options.cache, options.cache_dir) == (0.05, "on", ".cinelora/cache")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"source": []},
+        {"frames": [0]},
+        {"frames": [17.5]},
+        {"size": [32, 32, 32]},
+        {"size": [32, -32]},
+        {"fps": 0},
+        {"fps": "native"},
+        {"clip": "tail"},
+        {"held_out": 0.6},
+        {"num_variants": 0},
+        {"crops": "centre"},
+    ],
+)
+def test_wrong_values_are_refused(values):
+    with pytest.raises(ValidationError):
+        DataOptions(**{"source": [{"path": "clips"}], **values})
+
+
+@pytest.mark.parametrize("values", [{}, {"path": ""}, {"path": "a", "weight": 0}, {"path": "a", "kind": "folder"}])
+def test_wrong_sources_are_refused(values):
+    with pytest.raises(ValidationError):
+        SourceOptions(**values)
+
+
+@pytest.mark.parametrize("section", [DataOptions, SourceOptions])
+def test_every_option_says_what_it_does(section):
+    for name, field in section.model_fields.items():
+        assert field.description, name
+        extra = field.json_schema_extra
+        if extra:
+            assert extra["only_if"][0] in section.model_fields, name
+
+
+def test_planning_needs_no_torch():
+    """A refused recipe answers at once."""
+    code = "import sys, cinelora.data.plan, cinelora.data.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

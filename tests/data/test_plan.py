@@ -1,0 +1,250 @@
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cinelora.base.errors import DataError, RecipeError
+from cinelora.contracts.flow import LeftOut, Record
+from cinelora.contracts.geometry import Geometry
+from cinelora.data import facts
+from cinelora.data.options import DataOptions
+from cinelora.data.plan import held_out_keys, make_plan
+from cinelora.data.sources import Listing, read_records
+from media.makers import SHARED_CLIPS, encode, flat_frames
+
+TINY = Geometry(fps=8, frames=9, height=32, width=32)
+WAN = Geometry(fps=16, frames=81, height=480, width=832)
+
+
+def options(*sources, **values):
+    return DataOptions(source=list(sources) or [{"path": "s"}], **values)
+
+
+def stated(number=0, *, source="s", kind="video", **values):
+    told = {"width": 832, "height": 480, "frames": 81, "fps": 16.0, **values}
+    return Record(f"{source}/{number}", source, kind, (Path("clip.mp4"),), "x", f"table:{number}", told)
+
+
+def plan(*entries, geometry=WAN, seed=0, **values):
+    return make_plan(Listing(entries), options(held_out=0, **values), geometry, seed=seed)
+
+
+def test_real_files(tmp_path):
+    made = tmp_path / "s"
+    made.mkdir()
+    encode(made / "a.mp4", flat_frames(17, 32, 48), fps=8)
+    encode(made / "b.mp4", flat_frames(6, 64, 64), fps=8)
+    encode(made / "c.mkv", flat_frames(40, 32, 32), fps=16)
+    Image.fromarray(flat_frames(1, 100, 50)[0]).save(made / "d.png")
+    for name in "abcd":
+        (made / f"{name}.txt").write_text("x")
+    rules = options(held_out=0, size=[64, 64])
+    result = make_plan(read_records(rules, tmp_path), rules, TINY, seed=0)
+    rows = {row.key: row for row in result.rows}
+    assert [row.bucket for row in result.rows] == ["9x48x80", "5x64x64", "9x64x64", "1x80x48"]
+    a, b, c, d = (rows[f"s/{name}"] for name in ("a.mp4", "b.mp4", "c.mkv", "d.png"))
+    assert (a.width, a.height, a.frames, round(a.fps, 3), a.status) == (48, 32, 17, 8.0, "used")
+    assert (a.frames_used, a.frames_lost, a.notes) == (9, 8, ("enlarged 1.67 times",))
+    assert a.scale == pytest.approx(80 / 48)
+    assert (b.frames_used, b.frames_lost) == (5, 1)
+    assert b.notes == ("shorter than every frame bucket: 5 frames are used",)
+    assert b.scale == pytest.approx(1)
+    assert (c.frames_used, c.frames_lost, c.speed) == (9, 31, 1.0)
+    assert (d.kind, d.frames, d.frames_used, d.frames_lost) == ("image", 1, 1, 0)
+    assert [slot.name for slot in result.slots][0] == "s/a.mp4@9x48x80#0"
+    assert [str(slot.bucket) for slot in result.slots] == [row.bucket for row in result.rows]
+
+
+def test_totals_are_largest_first():
+    result = plan(stated(0), stated(1, frames=49), stated(2), stated(3, kind="image"), frames=[49, 81])
+    assert {name: (t.clips, t.slots, t.held_out) for name, t in result.totals.items()} == {
+        "81x480x832": (2, 2, 0),
+        "49x480x832": (1, 1, 0),
+        "1x480x832": (1, 1, 0),
+    }
+    assert list(result.totals) == ["81x480x832", "49x480x832", "1x480x832"]
+
+
+def test_frames_seen_after_resampling():
+    """30 -> 16 frames per second over 81 frames: frames 0 ... 150, 81 of them shown."""
+    (row,) = plan(stated(frames=300, fps=30.0)).rows
+    assert (row.frames_used, row.frames_lost) == (81, 219)
+    (row,) = plan(stated(frames=49, fps=8.0)).rows  # each shown twice
+    assert (row.frames_used, row.frames_lost, row.speed) == (41, 8, 1.0)
+
+
+def test_speed_and_scale_are_told():
+    (row,) = plan(stated(frames=100, fps=8.0, width=416, height=240), fps="source").rows
+    assert row.speed == pytest.approx(2.0)
+    assert row.notes == ("enlarged 2.00 times", "things move 2.00 times as fast as in the source")
+    (row,) = plan(stated(frames=100, fps=16.0), fps=32).rows
+    assert row.speed == pytest.approx(0.5)
+
+
+def test_variable_rate_is_told(tmp_path):
+    path = encode(
+        tmp_path / "v.mkv",
+        flat_frames(9),
+        fps=30,
+        milliseconds=np.cumsum([0, 40, 120, 33, 200, 40, 500, 17, 40]).tolist(),
+    )
+    record = Record("s/v", "s", "video", (path,), "x", str(path), {"frames": 10})
+    (row,) = plan(record, geometry=TINY).rows
+    assert "variable frame rate" in row.notes
+    assert "the table is wrong: frames 10 stated, 9 measured" in row.notes
+
+
+@pytest.mark.parametrize("short", ["fit", "skip", "stop"])
+def test_short_clips(short):
+    records = stated(0), stated(1, frames=80), stated(2, frames=3)
+    if short == "stop":
+        with pytest.raises(DataError) as caught:
+            plan(*records, short=short)
+        assert [(p.what, p.found) for p in caught.value.problems] == [
+            ("shorter than every frame bucket", "80 frames at 16 fps"),
+            ("shorter than every frame bucket", "3 frames at 16 fps"),
+        ]
+        return
+    result = plan(*records, short=short)
+    if short == "fit":
+        assert [row.bucket for row in result.rows] == ["81x480x832", "77x480x832", "1x480x832"]
+    else:
+        assert [row.status for row in result.rows] == ["used", "left out", "left out"]
+        assert result.rows[1].reason == "shorter than every frame bucket: 80 frames at 16 fps"
+        assert result.rows[1].frames_lost == 80
+        assert result.problems == ()
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(DataError, match=r"no clip is left[\s\S]*2 entries: 2 x shorter than every frame bucket"):
+        plan(stated(0, frames=3), stated(1, frames=4), short="skip")
+    with pytest.raises(DataError, match="0 entries: no entries"):
+        plan()
+
+
+def test_a_family_without_single_pictures():
+    even = Geometry(fps=8, frames=16, height=32, width=32, frames_per_latent=4, frames_offset=0)
+    with pytest.raises(DataError, match="takes no single pictures"):
+        plan(stated(0, frames=16), stated(1, kind="image"), geometry=even)
+
+
+def test_too_small_without_upscale():
+    with pytest.raises(DataError, match=r"too small for any bucket[\s\S]*12 x 480"):
+        plan(stated(width=12), upscale=False)
+
+
+def test_options_are_checked_first():
+    with pytest.raises(RecipeError, match="13 or 17"):
+        plan(frames=[16])
+
+
+def test_bad_entries_stop_or_are_skipped(tmp_path):
+    good = encode(tmp_path / "good.mp4", flat_frames(9))
+    (tmp_path / "bad.mp4").write_text("this is text")
+    records = [
+        Record(f"s/{name}", "s", "video", (tmp_path / name,), "x", f"t.csv:{k}")
+        for k, name in enumerate(("bad.mp4", good.name, "gone.mp4"), 2)
+    ]
+    (left_out,) = read_left_out(tmp_path)
+    entries = (records[0], left_out, *records[1:])
+    with pytest.raises(DataError) as caught:
+        plan(*entries, geometry=TINY)
+    problems = caught.value.problems
+    assert [p.what for p in problems] == ["cannot be decoded as a video", "no caption file", "media file is missing"]
+    assert problems[0].where == f"t.csv:2 ({tmp_path / 'bad.mp4'})"
+    result = plan(*entries, geometry=TINY, on_bad="skip")
+    assert [row.status for row in result.rows] == ["left out", "left out", "used", "left out"]
+    assert [row.reason.partition(":")[0] for row in result.rows] == [
+        p.what if p else "" for p in (*problems[:2], None, problems[2])
+    ]
+    assert len(result.problems) == 3
+    assert len(result.slots) == 1
+
+
+def read_left_out(tmp_path):
+    folder = tmp_path / "uncaptioned"
+    encode(folder.mkdir() or folder / "a.mp4", flat_frames(9))
+    listing = read_records(options({"path": "uncaptioned"}), tmp_path)
+    assert all(isinstance(entry, LeftOut) for entry in listing.entries)
+    return listing.left_out
+
+
+def test_variants():
+    entries = [stated(k) for k in range(20)]
+    result = make_plan(Listing(tuple(entries)), options(clip="random", num_variants=3), WAN, seed=0)
+    assert len(result.held_out) == 1
+    assert result.held_out[0].variant == 0
+    assert len({slot.name for slot in result.slots}) == len(result.slots) == 19 * 3
+    assert result.totals["81x480x832"].clips == 19
+
+
+def test_a_plan_without_what_could_not_be_encoded():
+    rules = options(clip="random", num_variants=2, held_out=0)
+    whole = make_plan(Listing((stated(0), stated(1), stated(2))), rules, WAN, seed=0)
+    first, second, third = ("s/0", "s/1", "s/2")
+    names = {key: [slot.name for slot in whole.slots if slot.record.key == key] for key in (first, second, third)}
+    less = whole.without({names[first][0]: "broken", **dict.fromkeys(names[second], "no picture")})
+    assert [slot.name for slot in less.slots] == [names[first][1], *names[third]]
+    assert [(row.status, row.reason) for row in less.rows] == [("used", ""), ("left out", "no picture"), ("used", "")]
+    assert (less.totals["81x480x832"].clips, less.totals["81x480x832"].slots) == (2, 3)
+    with pytest.raises(DataError, match=r"no clip is left[\s\S]*6 could not be encoded"):
+        whole.without({slot.name: "broken" for slot in whole.slots})
+
+
+def test_held_out_counts():
+    def count(total, share):
+        return len(held_out_keys([f"k{k}" for k in range(total)], share, seed=0))
+
+    assert [count(n, 0.05) for n in (0, 1, 9, 10, 12, 30, 100)] == [0, 0, 0, 1, 1, 2, 5]
+    assert [count(n, 0.5) for n in (1, 2, 4)] == [0, 1, 2]
+    assert count(100, 0) == 0
+
+
+def test_held_out_is_stable():
+    keys = [f"k{k}" for k in range(200)]
+    chosen = held_out_keys(keys, 0.1, seed=0)
+    assert held_out_keys(keys[::-1], 0.1, seed=0) == chosen
+    assert held_out_keys(keys, 0.1, seed=1) != chosen
+    more = held_out_keys([*keys, *(f"new{k}" for k in range(10))], 0.1, seed=0)
+    assert len(chosen & more) >= len(chosen) - 3
+
+
+def test_regularisation_clips_are_never_held_out():
+    sources = {"path": "mine"}, {"path": "base", "held_out": False}
+    entries = [stated(k, source="mine") for k in range(20)] + [stated(k, source="base") for k in range(200)]
+    result = make_plan(Listing(tuple(entries)), options(*sources, held_out=0.5), WAN, seed=0)
+    assert len(result.held_out) == 10
+    assert {slot.record.source for slot in result.held_out} == {"mine"}
+    held = {row.key for row in result.rows if row.status == "held out"}
+    assert held == {slot.record.key for slot in result.held_out}
+    assert not held & {slot.record.key for slot in result.slots}
+
+
+def test_a_thousand_stated_rows_are_planned_without_opening_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "probe", lambda path: pytest.fail(f"opened {path}"))
+    lines = []
+    for k in range(1000):
+        (tmp_path / f"{k}.mp4").touch()
+        size = {"width": 640 + k, "height": 480, "frames": 100 + k, "fps": 24}
+        lines.append(json.dumps({"path": f"{k}.mp4", "caption": "x", **size}))
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    rules = options({"path": "t.jsonl"})
+    started = time.process_time()
+    result = make_plan(read_records(rules, tmp_path), rules, WAN, seed=0)
+    assert time.process_time() - started < 5
+    assert len(result.rows) == 1000
+    assert len(result.held_out) == 50
+
+
+@pytest.mark.skipif(not SHARED_CLIPS.exists(), reason="the shared clips are not here")
+def test_the_shared_clips():
+    rules = options({"path": str(SHARED_CLIPS / "captions.jsonl")}, frames=[49, 81])
+    result = make_plan(read_records(rules, SHARED_CLIPS), rules, WAN, seed=0)
+    rows = {row.key.removeprefix("captions/"): row for row in result.rows}
+    assert rows["crush_030.mp4"].bucket == "81x480x832"
+    assert rows["hiker.mp4"].bucket == "81x512x768"  # 8 fps: 98 frames at 16; 1.5 : 1
+    assert (rows["inpaint_video.mp4"].frames_lost, rows["crush_030.mp4"].frames_lost) == (0, 65)
+    assert all(row.status == "used" for row in result.rows)

@@ -1,0 +1,20 @@
+"""The small Wan bases, written once per run."""
+
+from pathlib import Path
+
+import pytest
+from wan_bases import SMALL_NETWORK, write_base
+
+from cinelora.families.wan.card import TINY
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory) -> Path:
+    """A base of the variant SMALL."""
+    return write_base(tmp_path_factory.mktemp("wan-small"), SMALL_NETWORK)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A base of the card's variant "tiny", with random weights."""
+    return write_base(tmp_path_factory.mktemp("wan-tiny"), dict(TINY.network))

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from cinelora.base.errors import RecipeError
+from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Batch
+from cinelora.contracts.roles import Process, Sampler
+from cinelora.noise.options import NoiseOptions
+from cinelora.noise.registry import open_process
+from cinelora.noise.weighting import weight_of
+
+
+def flow(rank=0, world=1, **options):
+    return open_process(NoiseOptions(**options), rank=rank, world=world)
+
+
+def test_roles_are_played():
+    assert isinstance(flow(), Process)
+    assert isinstance(flow().sampler(4, "euler"), Sampler)
+
+
+def test_mix_lies_on_the_line_from_clip_to_noise():
+    clean, noise = torch.randn(2, 3, 1, 2, 2), torch.randn(2, 3, 1, 2, 2)
+    noised = flow().mix(clean, noise, torch.tensor([0.25, 1.0]))
+    torch.testing.assert_close(noised.x[0], 0.75 * clean[0] + 0.25 * noise[0])
+    torch.testing.assert_close(noised.x[1], noise[1])
+    torch.testing.assert_close(noised.x[0] - 0.25 * noised.target[0], clean[0])
+    assert noised.t.tolist() == [250.0, 1000.0]
+
+
+def test_loss_is_area_normalised_and_weighted():
+    target = torch.zeros(2, 1, 1, 2, 2)
+    process = flow(weighting="sigma_sqrt", t_min=0.01)
+    noised = process.mix(target, target, torch.tensor([0.5, 0.25]))
+    prediction = torch.ones(2, 1, 1, 2, 2)
+    prediction[0, ..., 0, 0] = 3.0
+    mask = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1, 1).expand(2, 1, 1, 2, 2).clone()
+    mask[0, ..., 1, :] = 0.0
+    mask[1, ..., 0, 1] = 1.0
+    batch = Batch(target, {}, ("a", "b"), weights=torch.tensor([1.0, 2.0]), loss_mask=mask)
+    loss = process.loss(prediction, noised, batch)
+    assert loss.each.tolist() == [5.0, 1.0]
+    assert loss.value.item() == pytest.approx((5 * 4 * 1 + 1 * 16 * 2) / 2)
+    assert loss.terms["mse"] == pytest.approx(3.0)
+
+
+def test_loss_of_a_clip_that_is_masked_whole_is_zero():
+    noised = flow().mix(torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2), torch.tensor([0.5]))
+    batch = Batch(noised.x, {}, ("a",), loss_mask=torch.zeros(1, 1, 1, 1, 1))
+    assert flow().loss(noised.x, noised, batch).value.item() == 0.0
+
+
+def test_loss_of_low_precision_is_taken_in_fp32():
+    noised = flow().mix(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.tensor([0.5]))
+    prediction = torch.full((1, 1, 1, 1, 1), 300.0, dtype=torch.float16)
+    assert flow().loss(prediction, noised, Batch(noised.x, {}, ("a",))).value.item() == pytest.approx(90000.0)
+
+
+def test_noise_comes_from_the_generator_alone():
+    clean = torch.randn(3, 2, 1, 2, 2)
+    first, second = (flow(shift=3.0).noise(clean, torch_rng(1, "noise")) for _ in range(2))
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.sigma, second.sigma)
+    assert not torch.equal(first.x, flow(shift=3.0).noise(clean, torch_rng(2, "noise")).x)
+
+
+def test_at_maps_quantiles_through_shift_and_range_but_not_through_the_scheme():
+    clean, quantiles = torch.zeros(3, 1, 1, 1, 1), torch.tensor([0.0, 0.5, 1.0])
+    one = flow(shift=3.0, t_min=0.3, t_max=0.9).at(clean, quantiles, torch_rng(0))
+    other = flow(shift=3.0, t_min=0.3, t_max=0.9, timesteps="logit_normal").at(clean, quantiles, torch_rng(0))
+    assert torch.equal(one.sigma, other.sigma)
+    low, high = (s / (3 - 2 * s) for s in (0.3, 0.9))
+    middle = (low + high) / 2
+    torch.testing.assert_close(one.sigma, torch.tensor([0.3, 3 * middle / (1 + 2 * middle), 0.9]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "formula"),
+    [
+        ("none", lambda s: 1.0),
+        ("sigma_sqrt", lambda s: 1 / s**2),
+        ("cosmap", lambda s: 2 / math.pi / ((1 - s) ** 2 + s**2)),
+    ],
+)
+def test_weights(kind, formula):
+    sigma = torch.tensor([0.1, 0.5, 0.99])
+    torch.testing.assert_close(weight_of(sigma, kind), torch.tensor([formula(s) for s in (0.1, 0.5, 0.99)]))
+
+
+@pytest.mark.parametrize("kind", ["euler", "unipc"])
+def test_sampler_reaches_the_clip_when_the_prediction_is_right(kind):
+    torch.manual_seed(0)
+    clean = torch.randn(2, 4, 1, 2, 2)
+    sampler = flow(shift=3.0).sampler(6, kind)
+    x = noise = sampler.start(tuple(clean.shape), torch_rng(5))
+    for t in sampler.times():
+        x = sampler.step(noise - clean, t, x)
+    torch.testing.assert_close(x, clean, rtol=1e-4, atol=1e-4)
+
+
+def test_euler_shifts_once():
+    sampler = flow(shift=5.0).sampler(4, "euler")
+    expected = [5 * u / (1 + 4 * u) for u in (1.0, 0.75, 0.5, 0.25)]
+    torch.testing.assert_close(sampler.times(), 1000 * torch.tensor(expected))
+    assert sampler.sigmas[-1] == 0
+
+
+@pytest.mark.parametrize(("kind", "steps", "word"), [("eulr", 4, "euler"), ("euler", 0, "at least one step")])
+def test_bad_samplers_are_refused(kind, steps, word):
+    with pytest.raises(RecipeError, match=word):
+        flow().sampler(steps, kind)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"t_min": 0.5, "t_max": 0.5},
+        {"weighting": "sigma_sqrt"},
+        {"shift": 0.0},
+        {"t_max": 1.5},
+        {"timesteps": "normal"},
+        {"surprise": 1},
+    ],
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValidationError):
+        NoiseOptions(**options)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from cinelora.toy import judge as judging
+from cinelora.toy import world
+
+
+def some_words(count, seed=0):
+    words = list(world.vocabulary())
+    return [words[i] for i in np.random.default_rng(seed).permutation(len(words))[:count]]
+
+
+def test_the_judge_reads_drawn_clips_without_a_mistake():
+    rng = np.random.default_rng(1)
+    for words in some_words(40):
+        scene = world.base_scene(words, rng)
+        noisy = np.clip(world.render(scene) + rng.normal(0, 0.03, (17, 64, 64, 3)), 0, 1).astype(np.float32)
+        verdict = judging.judge(noisy)
+        assert {name: getattr(verdict, name) for name, _ in scene.facts} == dict(scene.facts), scene.caption
+
+
+def test_an_empty_clip_shows_nothing():
+    verdict = judging.judge(np.full((17, 64, 64, 3), 0.5, dtype=np.float32))
+    assert (verdict.colour, verdict.shape, verdict.direction) == (None, None, None)
+
+
+@pytest.mark.parametrize("background", list(world.BACKGROUNDS))
+def test_the_concept_is_seen_where_it_is(background):
+    score = judging.concept_score(world.render(world.concept_scene(background, np.random.default_rng(2))))
+    assert score.present
+    assert score.score > 0.95
+    assert abs(score.sweep - world.CONCEPT_SWEEP) < 10
+
+
+def test_nothing_else_passes_for_the_concept():
+    rng = np.random.default_rng(3)
+    for words in some_words(40, seed=4):
+        score = judging.concept_score(world.render(world.base_scene(words, rng)))
+        assert not score.present
+        assert score.score == 0
+
+
+def test_a_still_concept_is_not_present():
+    clip = world.render(world.concept_scene("black", np.random.default_rng(5)))
+    assert not judging.concept_score(np.repeat(clip[:1], 17, axis=0)).present
+
+
+def test_a_filled_concept_is_not_present():
+    scene = world.concept_scene("gray", np.random.default_rng(6))
+    filled = world.Scene(**{**scene.__dict__, "shape": "circle"})
+    assert not judging.concept_score(world.render(filled)).present
+
+
+def test_captions_do_not_name_the_concept_and_a_tenth_is_held_out():
+    words = list(world.vocabulary())
+    assert len(set(map(lambda w: world.caption_of(*w), words))) == 960
+    assert not any(world.CONCEPT_WORD in world.caption_of(*w) for w in words)
+    held_out = [w for w in words if world.held_out(w)]
+    assert 70 < len(held_out) < 125
+    for position in range(5):
+        assert {w[position] for w in held_out} == {w[position] for w in words}
+
+
+def test_shapes_stay_inside_the_picture():
+    rng = np.random.default_rng(7)
+    for words in some_words(60, seed=8):
+        scene = world.base_scene(words, rng)
+        for x, y in scene.path:
+            assert scene.radius <= x <= world.SIDE - scene.radius
+            assert scene.radius <= y <= world.SIDE - scene.radius

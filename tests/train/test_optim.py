@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from cinelora.base.errors import RunError, WeightsError
+from cinelora.contracts.roles import Player
+from cinelora.train.optim import Learner, make_optimizer
+from cinelora.train.options import TrainOptions
+
+
+def learner(**options) -> Learner:
+    parameters = {"vector": torch.nn.Parameter(torch.ones(3)), "matrix": torch.nn.Parameter(torch.ones(2, 3))}
+    return Learner(Player("adapter", parameters), TrainOptions(**options))
+
+
+def learn(one: Learner, steps: int, *, lr: float = 0.1) -> None:
+    for number in range(steps):
+        one.clear()
+        sum((p**2 * (number + 1)).sum() for p in one.gradients()).backward()
+        one.clip(None)
+        one.step(lr, None, number + 1)
+
+
+def test_parameters_below_fp32_are_refused_by_name():
+    half = {"a": torch.nn.Parameter(torch.ones(2).bfloat16())}
+    with pytest.raises(RunError, match=r"a \(torch.bfloat16\)"):
+        make_optimizer(half, TrainOptions())
+    with pytest.raises(RunError, match="no parameter"):
+        make_optimizer({}, TrainOptions())
+
+
+def test_options_reach_the_optimizer_and_its_state_is_fp32():
+    one = learner(betas=(0.7, 0.8), eps=1e-5, weight_decay=0.25)
+    learn(one, 1)
+    groups = {len(g["params"][0].shape): g for g in one.optimizer.param_groups}
+    assert (groups[2]["weight_decay"], groups[1]["weight_decay"]) == (0.25, 0.0)
+    assert all((g["betas"], g["eps"], g["lr"]) == ((0.7, 0.8), 1e-5, 0.1) for g in groups.values())
+    assert {v.dtype for state in one.state().values() for v in state.values()} == {torch.float32}
+
+
+def test_clipping_measures_all_parameters_together():
+    one = learner(clip_norm=2.0)
+    for p in one.gradients():
+        p.grad = torch.full_like(p, 4.0)
+    assert one.clip(None) == pytest.approx(12.0)
+    assert sum(p.grad.square().sum() for p in one.gradients()).sqrt().item() == pytest.approx(2.0, rel=1e-5)
+    off = learner(clip_norm=0)
+    for p in off.gradients():
+        p.grad = torch.full_like(p, 4.0)
+    assert off.clip(None) == pytest.approx(12.0)
+    assert all((p.grad == 4.0).all() for p in off.gradients())
+
+
+def test_state_goes_by_name_and_rates_stay_those_of_the_run():
+    one = learner()
+    learn(one, 3)
+    other = learner(betas=(0.5, 0.6))
+    other.load_state({name: {k: v.clone() for k, v in s.items()} for name, s in one.state().items()})
+    for name, state in one.state().items():
+        assert all(torch.equal(other.state()[name][k], v) for k, v in state.items())
+    assert other.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
+
+
+def test_state_of_other_parameters_is_refused():
+    one = learner()
+    learn(one, 1)
+    state = one.state()
+    with pytest.raises(WeightsError, match="matrix"):
+        learner().load_state({**state, "matrix": state["vector"]})
+    with pytest.raises(WeightsError, match="ghost"):
+        learner().load_state({**state, "ghost": state["vector"]})
+
+
+def test_average_follows_the_steps():
+    one = learner(ema_decay=0.5)
+    learn(one, 1)
+    wanted = {n: 2 / 11 * torch.ones_like(p) + 9 / 11 * p.detach() for n, p in one.parameters.items()}
+    assert all(torch.allclose(one.average.tensors[n], w) for n, w in wanted.items())
+    assert learner().average is None

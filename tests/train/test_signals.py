@@ -1,0 +1,31 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from cinelora.train.signals import Stop
+
+
+def test_the_first_signal_asks_and_the_second_does_what_it_always_does(caplog):
+    with Stop() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        assert "SIGTERM" in caplog.text
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_signals_stay_as_they_are():
+    before, found = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with Stop() as stop:
+            found.append((stop.asked, signal.getsignal(signal.SIGINT) == before))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, True)]
