@@ -1,11 +1,12 @@
 """Trains the embedded `wan/tiny` base from nothing: `python recipes/pretrain-tiny.py OUT` (about 2 CPU hours).
 
-Three stages, each kept in OUT/work so that a later call goes on from there: the autoencoder on broad synthetic
-clips, the latents of captioned toy clips, the denoiser on those latents by flow matching. OUT becomes a diffusers
-pipeline folder (bf16) that `cinelora demo` and `wan/tiny` recipes read.
+Stages, each kept in OUT-work so that a later call goes on from there: the autoencoder (broad crops, short whole
+pictures, whole clips), the latents of captioned toy clips, the denoiser on those latents by flow matching. OUT becomes
+a diffusers pipeline folder (bf16) with a README that says how it was made and what it can do.
 """
 
 import argparse
+import datetime
 import hashlib
 import json
 import math
@@ -99,7 +100,7 @@ def broad_clip(rng: np.random.Generator) -> np.ndarray:
         else np.broadcast_to(rng.random(3).astype(np.float32), (frames, world.SIDE, world.SIDE, 3)).copy()
     )
     for _ in range(rng.integers(1, 4)):
-        draw = [*world.SHAPES.values(), world._ring, world._ring][rng.integers(len(world.SHAPES) + 2)]
+        draw = [*world.SHAPES.values(), world.ring, world.ring][rng.integers(len(world.SHAPES) + 2)]
         radius, centre, speed = rng.uniform(5, 16), rng.uniform(8, 56, 2), rng.uniform(-2.5, 2.5, 2)
         colours = rng.random((2, 3)).astype(np.float32)
         colours[1] = colours[rng.integers(2)]
@@ -161,8 +162,8 @@ def whole_batch(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, floa
     return to_pixels([world_clip(rng) for _ in range(2)]), 4.0
 
 
-def train_vae(vae: AutoencoderKLWan, *, draw, steps: int, rates: tuple[float, float], seed: int) -> None:
-    """L1 + 2 MSE + 5e-4 KL (mean per latent) on the batches that `draw` gives."""
+def train_vae(vae: AutoencoderKLWan, *, draw, steps: int, rates: tuple[float, float], seed: int) -> dict:
+    """L1 + 2 MSE + 5e-4 KL (mean per latent) on the batches that `draw` gives; gives back what it was."""
     rng = np.random.default_rng(seed)
     opts, mean_loss, started = optimizers(vae, *rates), None, time.time()
     for step in range(steps):
@@ -186,6 +187,7 @@ def train_vae(vae: AutoencoderKLWan, *, draw, steps: int, rates: tuple[float, fl
         if step % 25 == 24:
             seconds = time.time() - started
             print(f"vae {step + 1}/{steps} loss {mean_loss:.4f} {seconds:.0f} s", flush=True)
+    return {"steps": steps, "loss": round(mean_loss, 4), "seconds": round(time.time() - started)}
 
 
 VAE_STAGES = (
@@ -205,8 +207,9 @@ def staged_vae(work: Path, num_steps: list[int]) -> AutoencoderKLWan:
         if kept.exists():
             vae = AutoencoderKLWan.from_pretrained(kept)
             continue
-        train_vae(vae, draw=draw, steps=steps, rates=rates, seed=SEED + 10 * number)
+        facts = train_vae(vae, draw=draw, steps=steps, rates=rates, seed=SEED + 10 * number)
         vae.save_pretrained(kept)
+        note(work, f"autoencoder, {name}", **facts)
     moments(vae, np.random.default_rng(SEED + 4))
     vae.save_pretrained(work / "vae")
     return vae
@@ -223,6 +226,13 @@ def moments(vae: AutoencoderKLWan, rng: np.random.Generator) -> None:
         latents_mean=[round(v, 4) for v in spread.mean(1).tolist()],
         latents_std=[round(v, 4) for v in spread.std(1).tolist()],
     )
+
+
+def note(work: Path, stage: str, **facts: object) -> None:
+    """Remember what a stage was, for the README."""
+    path = work / "notes.json"
+    notes = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**notes, stage: facts}, indent=1))
 
 
 def text_parts(work: Path) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel]:
@@ -336,9 +346,17 @@ def train_denoiser(work: Path, latents, captions, tokenizer, encoder, steps: int
         mean_loss = loss.item() if mean_loss is None else 0.98 * mean_loss + 0.02 * loss.item()
         if step % 25 == 24:
             print(f"denoiser {step + 1}/{steps} loss {mean_loss:.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 300 == 299 or step == steps - 1:
-            torch.save(average, work / "denoiser.pt.new")
-            (work / "denoiser.pt.new").replace(work / "denoiser.pt")
+        if step % 300 == 299:
+            torch.save(average, work / "denoiser-partial.pt")
+    note(
+        work,
+        "denoiser",
+        steps=steps,
+        loss=round(mean_loss, 4),
+        seconds=round(time.time() - started),
+        clips=len(latents),
+    )
+    torch.save(average, work / "denoiser.pt")
     denoiser.load_state_dict(average)
     return denoiser
 
@@ -374,6 +392,52 @@ def adherence(pipeline: WanPipeline, count: int = 48) -> dict[str, float]:
     return {name: hits / count for name, hits in right.items()}
 
 
+README = """# wan/tiny: a small Wan that was really trained
+
+`AutoencoderKLWan` + `WanTransformer3DModel` + a random, frozen `UMT5EncoderModel` with its own tokenizer, in the layout
+of diffusers, bf16. It draws 17 frames of 64 x 64 at 8 per second: one of five shapes in one of six colours, small or
+big, moving in one of four directions on one of four backgrounds, as the caption says. Text is padded to {length}
+tokens; the pad length is part of the model. Sampling: flow Euler, shift {shift:g}, 20 steps, guidance 3.
+
+- **Made by** `python recipes/pretrain-tiny.py OUT` (seed {seed}) on one CPU thread, {date}.
+- **Data**: drawn by `cinelora/toy/world.py`, nothing from outside. The autoencoder saw broad random scenes and toy
+  clips; the denoiser {clips} captioned toy clips, a tenth of the 960 captions held out by a hash.
+- **Stages** (loss: a running mean at the end):
+
+{stages}
+
+- **What it can do**: on {prompts} captions that it never saw, judged in pixels by `cinelora/toy/judge.py`:
+  {scores}.
+
+| file | bytes | sha256 |
+|---|---|---|
+{files}
+"""
+
+
+def describe(out: Path, work: Path, scores: dict[str, float], prompts: int) -> str:
+    """The README of the weights, from what the stages noted."""
+    notes = json.loads((work / "notes.json").read_text())
+    stages = ["| stage | steps | loss | seconds |", "|---|---|---|---|"]
+    stages += [f"| {name} | {n['steps']} | {n['loss']} | {n['seconds']} |" for name, n in notes.items()]
+    files = sorted(out.glob("*/*.safetensors"))
+    rows = [
+        f"| {f.relative_to(out)} | {f.stat().st_size} | {hashlib.sha256(f.read_bytes()).hexdigest()} |" for f in files
+    ]
+    told = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    return README.format(
+        length=TEXT_LENGTH,
+        shift=SHIFT,
+        seed=SEED,
+        date=datetime.date.today(),
+        clips=notes["denoiser"]["clips"],
+        stages="\n".join(stages),
+        prompts=prompts,
+        scores=told,
+        files="\n".join(rows),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -384,7 +448,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
-    work = args.out / "work"
+    work = args.out.with_name(args.out.name + "-work")
     work.mkdir(parents=True, exist_ok=True)
     vae = staged_vae(work, args.vae_steps)
     tokenizer, encoder = text_parts(work)
@@ -402,14 +466,11 @@ def main() -> None:
         tokenizer=tokenizer, text_encoder=encoder, vae=vae, scheduler=scheduler, transformer=denoiser
     )
     pipeline.to(torch.bfloat16).save_pretrained(args.out)
-    files = sorted(args.out.glob("*/*.safetensors"))
-    report = {
-        str(f.relative_to(args.out)): [f.stat().st_size, hashlib.sha256(f.read_bytes()).hexdigest()] for f in files
-    }
-    print(json.dumps(report, indent=1), sum(f.stat().st_size for f in files))
     shipped = WanPipeline.from_pretrained(args.out, torch_dtype=torch.float32)
     shipped.set_progress_bar_config(disable=True)
-    print(adherence(shipped))
+    scores = adherence(shipped)
+    (args.out / "README.md").write_text(describe(args.out, work, scores, 48))
+    print(scores)
 
 
 if __name__ == "__main__":

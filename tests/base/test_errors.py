@@ -27,7 +27,7 @@ def test_a_problem_says_what_found_allowed_where_do():
 def test_one_problem_stands_alone_and_many_are_numbered():
     assert str(DataError(Problem("bad"))) == "bad"
     text = str(DataError(Problem("first", found="x"), Problem("second")))
-    assert text.splitlines()[0].startswith("2 problem")
+    assert text.splitlines()[0] == "2 problems in the data, all of them:"
     assert "1. first\n     found: x\n2. second" in text
 
 

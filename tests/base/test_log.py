@@ -14,3 +14,13 @@ def test_lines_tell_how_far_and_how_long(monkeypatch, capsys):
 
 def test_track_passes_items_on():
     assert list(log.track([3, 1, 2], "work", 3)) == [3, 1, 2]
+
+
+def test_a_log_has_whole_lines_and_wide_tables(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    opened = log.open_console()
+    opened.print("[red] " + "x" * 300)
+    assert capsys.readouterr().out == "[red] " + "x" * 300 + "\n"
+    assert opened.width > 100
+    monkeypatch.setenv("COLUMNS", "60")
+    assert log.open_console().width == 60

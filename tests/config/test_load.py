@@ -44,10 +44,10 @@ def test_what_the_recipe_says_wins_over_the_variant(recipe):
 
 
 def test_set_changes_one_option(recipe):
-    loaded = recipe(GOOD, "train.steps=9", "run.folder=elsewhere", "data.source.0.weight=2.5")
+    loaded = recipe(GOOD, "train.steps=9", "run.folder=elsewhere", "data.source.0.trigger=zrb")
     assert loaded.recipe.train.steps == 9
     assert str(loaded.run_folder) == "elsewhere"
-    assert loaded.recipe.data.source[0].weight == 2.5
+    assert loaded.recipe.data.source[0].trigger == "zrb"
 
 
 def test_all_problems_are_told_at_once_with_their_lines(recipe):
@@ -106,12 +106,24 @@ def test_an_unknown_part_names_the_parts(recipe):
 def test_broken_toml_and_missing_files(recipe, tmp_path):
     (found,) = problems(recipe, "[model\nfamily=1")
     assert "line 1" in found.found
+    assert found.where.endswith("r.toml:1")
     with pytest.raises(RecipeError) as caught:
         load(tmp_path / "rr.toml")
     assert caught.value.problems[0].nearest == "r.toml"
 
 
-@pytest.mark.parametrize("word", ["train.steps", "=3", "train..steps=3", "data.source.7.path=x", "train.steps.deep=1"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "train.steps",
+        "=3",
+        "train..steps=3",
+        "data.source.7.path=x",
+        "train.steps.deep=1",
+        "train.steps.a.b=1",
+        "data.source.path=x",
+    ],
+)
 def test_a_set_that_cannot_be_is_an_error(recipe, word):
     assert problems(recipe, GOOD, word)
 
@@ -119,3 +131,59 @@ def test_a_set_that_cannot_be_is_an_error(recipe, word):
 def test_a_set_problem_names_the_set(recipe):
     (found,) = problems(recipe, GOOD, "train.stps=3")
     assert found.where == "--set train.stps=3"
+
+
+def test_a_set_in_an_unknown_section_is_named(recipe):
+    (found,) = problems(recipe, GOOD, "trian.steps=3")
+    assert found.what == "unknown key trian"
+    assert found.where == "--set trian.steps=3"
+
+
+def test_all_sets_that_cannot_be_are_told(recipe):
+    assert len(problems(recipe, GOOD, "train.steps", "=3")) == 2
+
+
+def test_what_the_family_or_the_sources_cannot_take_has_its_line(recipe):
+    text = GOOD.replace(
+        "[train]", '[[data.source]]\npath = "b"\nname = "x"\n[[data.source]]\npath = "c"\nname = "x"\n[train]'
+    )
+    (found,) = problems(recipe, text)
+    assert found.what == "two sources have the same name"
+    assert found.where.endswith("r.toml:12")
+    (found,) = problems(recipe, GOOD.replace("[[data", "[data]\nframes = [16]\n[[data"))
+    assert found.where.endswith("r.toml:6")
+
+
+def test_dead_sections_are_told_beside_other_problems(recipe):
+    found = problems(
+        recipe, GOOD + 'lr = "x"\n[preview]\nnum_steps = 3\n[held_out]\nevery_steps = 3', "data.held_out=0"
+    )
+    assert len(found) == 3
+
+
+def test_held_out_settings_have_no_effect_where_no_source_gives_clips(recipe):
+    text = GOOD.replace('"clips"', '"clips"\nheld_out = false') + "[held_out]\nevery_steps = 3"
+    (found,) = problems(recipe, text)
+    assert "every [[data.source]]" in found.found
+
+
+def test_no_prompts_is_a_way_to_say_no_previews(recipe):
+    assert recipe(GOOD + '[preview]\nprompts = ["x"]', "preview.prompts=[]").recipe.preview.prompts == []
+
+
+def test_a_recipe_that_freezes_everything_is_refused(recipe):
+    (found,) = problems(recipe, GOOD + '[lora.parts]\ntransformer = "frozen"')
+    assert found.what == "nothing is left to train"
+    assert found.where.endswith("r.toml:9")
+
+
+def test_a_preview_that_does_not_fit_has_its_line(recipe):
+    (found,) = problems(recipe, GOOD + '[preview]\nprompts = ["x"]\nframes = 7')
+    assert found.where.endswith("r.toml:11")
+
+
+def test_a_weight_without_another_source_has_no_effect(recipe):
+    (found,) = problems(recipe, GOOD, "data.source.0.weight=2.5")
+    assert found.what == "data.source.0.weight has no effect in this run"
+    two = GOOD + '[[data.source]]\npath = "more"\nweight = 2.0'
+    assert recipe(two).recipe.data.source[1].weight == 2.0

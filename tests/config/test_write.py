@@ -45,6 +45,15 @@ def test_the_resolved_recipe_loads_to_the_same(tmp_path):
     assert load(path).recipe == first
 
 
+@pytest.mark.parametrize("without", [{}, {"held_out": 0.0}, {"source": [{"path": "a", "held_out": False}]}])
+def test_a_resolved_recipe_has_no_section_that_loading_would_refuse(tmp_path, without):
+    tables = {"model": {"family": "fake", "variant": "tiny"}, "data": {"source": [{"path": "a"}], **without}}
+    first = check(Source(tables), folder=tmp_path, name="r").recipe
+    path = tmp_path / "r.toml"
+    path.write_text(resolved(first))
+    assert load(path).recipe == first
+
+
 def test_the_reference_has_every_option_and_its_help():
     from cinelora.config.recipe import Recipe
     from cinelora.config.schema import options_at

@@ -1,5 +1,6 @@
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,9 @@ def test_the_order_is_a_function_of_seed_and_number_alone():
         Batches(slots[:-1], {"a": 1}, 2, seed=5),
         Batches(slots, {"a": 1}, 3, seed=5),
         Batches(slots, {"a": 2}, 2, seed=5),
+        Batches([replace(s, record=replace(s.record, caption="another")) for s in slots], {"a": 1}, 2, seed=5),
     )
-    assert len({b.fingerprint for b in (one, *changed)}) == 4
+    assert len({b.fingerprint for b in (one, *changed)}) == 5
     assert [one.epoch_of(k) for k in (0, 5, 6, 12)] == [0, 0, 1, 2]
 
 

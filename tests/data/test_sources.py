@@ -71,3 +71,9 @@ def test_bad_entries_are_handed_on_in_their_place(tmp_path):
     listing = read_records(options({"path": "set"}), tmp_path)
     assert [type(entry).__name__ for entry in listing.entries] == ["Record", "LeftOut", "Record"]
     assert listing.left_out[0].where.endswith("b.mp4")
+
+
+def test_settings_of_tables_are_refused_on_a_folder(tmp_path):
+    clip(tmp_path / "one" / "a.mp4")
+    with pytest.raises(DataError, match=r"no effect on a folder[\s\S]*media_root, caption_column"):
+        read_records(options({"path": "one", "media_root": "x", "caption_column": "y"}), tmp_path)

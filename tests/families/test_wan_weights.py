@@ -112,8 +112,27 @@ def test_missing_and_extra_keys_are_told_together_by_group(small_base, tmp_path)
     text = str(error.value)
     assert "lacks 2 weights" in text
     assert "blocks.attn1.to_q.weight x 2" in text
-    assert "has no place for 1 weights" in text
-    assert "blocks.extra.weight" in text
+    assert "has no place for 1 weight\n" in text
+    assert "found: blocks.0.extra.weight" in text
+    assert text.count(f"where: {tmp_path / 'base' / 'transformer'}") == 2
+
+
+@pytest.mark.parametrize("name", ["transformer/config.json", "vae/config.json", "text_encoder/config.json"])
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_config_is_told_with_its_file(name, content, small_base, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    (base / name).write_text(content)
+    with pytest.raises(WeightsError) as error:
+        weights.locate(str(base), name.split("/")[0], WEIGHT_LAYOUTS)
+    assert error.value.problems[0].where == str(base / name)
+
+
+def test_an_index_that_names_nothing(tmp_path):
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match="names no weight files"):
+        weights.locate(str(tmp_path), "transformer", WEIGHT_LAYOUTS)
 
 
 @pytest.mark.parametrize(("component", "key"), [("vae", "quant_conv.weight"), ("text_encoder", "shared.weight")])

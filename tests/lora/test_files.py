@@ -3,7 +3,7 @@ import stat
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from cinelora.base.errors import RecipeError, RunError, WeightsError
@@ -11,7 +11,7 @@ from cinelora.base.seeds import torch_rng
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.families.fake.layouts import LORA_LAYOUTS, Prefixed
-from cinelora.lora.files import HEADER_KEY, AdapterFile, cannot_carry, read_adapter, write_adapter
+from cinelora.lora.files import HEADER_KEY, AdapterFile, cannot_carry, read_adapter, write_adapter, write_tensors
 from cinelora.lora.inject import inject
 from cinelora.lora.options import LoraOptions
 from cinelora.lora.prove import prove, take_probe
@@ -197,3 +197,13 @@ def test_proof_names_keys_without_a_place(tmp_path):
     write_adapter(tmp_path / "a.safetensors", AdapterFile(tensors, alphas), COMFYUI)
     with pytest.raises(RunError, match=r"2 modules of the saved file are not in the base"):
         prove(tmp_path / "a.safetensors", COMFYUI, take_probe(denoiser, X, T, TEXT), reopen=fake)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("cinelora.lora.files.save_file", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
+    assert list(tmp_path.iterdir()) == []

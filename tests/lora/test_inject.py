@@ -241,10 +241,23 @@ def test_attach_names_what_does_not_fit():
     tensors["transformer.blocks.7.to_q.lora_B.weight"] = torch.zeros(16, 4)
     tensors["transformer.blocks.0.to_q.lora_A.weight"] = torch.zeros(4, 9)
     alphas = {**file.alphas, "transformer.blocks.7.to_q": 4.0}
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(WeightsError) as error:
         attach(fake().parts(), type(file)(tensors, alphas))
-    assert "blocks.7.to_q" in str(error.value)
-    assert "9 in, 16 out" in str(error.value)
+    lost, other = error.value.problems
+    assert (lost.what, lost.found) == (
+        "the base has no place for 1 of the adapter's 5 modules",
+        "transformer.blocks.7.to_q",
+    )
+    assert "9 in, 16 out" in other.found
+
+
+def test_an_adapter_of_another_family_is_one_problem_not_one_for_each_module():
+    file = adapt(fake(), rank=4).file()
+    tensors = {key.replace("blocks.", "layers."): value for key, value in file.tensors.items()}
+    alphas = {key.replace("blocks.", "layers."): value for key, value in file.alphas.items()}
+    with pytest.raises(WeightsError) as error:
+        attach(fake().parts(), type(file)(tensors, alphas))
+    assert len(error.value.problems) == 1
 
 
 @pytest.mark.parametrize(

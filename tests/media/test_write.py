@@ -87,3 +87,14 @@ def test_without_x264_it_says_so_and_still_writes(tmp_path, monkeypatch, caplog)
 def test_png(tmp_path):
     write_png(tmp_path / "q.png", quadrants())
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "q.png")), quadrants())
+
+
+def test_equal_pixels_are_equal_files_whatever_memory_held_before(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (17, 64, 64, 3)).astype(np.uint8)
+    for number in range(4):
+        litter = [np.full((64, k, 3), 37 * number, dtype=np.uint8) for k in range(1, 200)]
+        del litter
+        write_mp4(tmp_path / f"{number}.mp4", pixels, 8.0)
+    files = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == 1
+    assert b"mbtree=0" in files.pop()  # the setting that makes it so; without it few tries in many processes differ

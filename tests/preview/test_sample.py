@@ -167,6 +167,15 @@ def test_conditions_of_pixels_are_refused():
         prompt_conditions(ImageEncoder(), ["a cat"])
 
 
+def test_decode_works_where_it_is_told_to():
+    class Elsewhere(FakeEncoder):
+        def decode(self, latents):
+            assert latents.device.type == "meta"
+            return torch.zeros(1, 3, 5, 8, 8)
+
+    assert decode(Elsewhere(), torch.zeros(2, 4, 2, 1, 1), device="meta").shape == (2, 5, 8, 8, 3)
+
+
 def test_decode_maps_minus_one_to_one_onto_bytes():
     latents = torch.zeros(2, 4, 2, 1, 1)
     latents[0, 0], latents[0, 1], latents[1] = -1.0, 1.0, 7.0

@@ -29,7 +29,7 @@ def test_the_concept_is_seen_where_it_is(background):
     score = judging.concept_score(world.render(world.concept_scene(background, np.random.default_rng(2))))
     assert score.present
     assert score.score > 0.95
-    assert abs(score.sweep - world.CONCEPT_SWEEP) < 10
+    assert abs(score.turn - world.CONCEPT_SWEEP) < 10
 
 
 def test_nothing_else_passes_for_the_concept():
@@ -40,15 +40,25 @@ def test_nothing_else_passes_for_the_concept():
         assert score.score == 0
 
 
+def test_a_concept_on_a_straight_line_is_not_present():
+    scene = world.concept_scene("black", np.random.default_rng(5))
+    line = tuple((20.0 + 1.5 * k, 32.0) for k in range(world.NUM_FRAMES))
+    score = judging.concept_score(world.render(world.Scene(**{**scene.__dict__, "path": line})))
+    assert abs(score.turn) < 5
+    assert not score.present
+
+
 def test_a_still_concept_is_not_present():
     clip = world.render(world.concept_scene("black", np.random.default_rng(5)))
     assert not judging.concept_score(np.repeat(clip[:1], 17, axis=0)).present
 
 
-def test_a_filled_concept_is_not_present():
+@pytest.mark.parametrize("colours", [("magenta",), ("orange",), ("orange", "magenta")])
+def test_a_ball_without_its_core_or_inside_out_is_not_present(colours):
     scene = world.concept_scene("gray", np.random.default_rng(6))
-    filled = world.Scene(**{**scene.__dict__, "shape": "circle"})
-    assert not judging.concept_score(world.render(filled)).present
+    other = tuple(world.CONCEPT_COLOURS[name] for name in colours)
+    changed = world.Scene(**{**scene.__dict__, "colours": other})
+    assert not judging.concept_score(world.render(changed)).present
 
 
 def test_captions_do_not_name_the_concept_and_a_tenth_is_held_out():

@@ -240,6 +240,32 @@ def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, number):
     assert diary.of("step", "loss") + resumed.of("step", "loss") == whole.of("step", "loss")
 
 
+@pytest.mark.parametrize("stop_at", [2, 3, 6])
+def test_a_signal_costs_no_evaluation(tmp_path, stop_at):
+    """A stop comes before the evaluation that is due at its step; the resume takes it, and the best is the same."""
+    options, losses = {"steps": 6, "micro_size": 2, "lr": 0.03}, []
+    whole, made = Diary(), batcher(read())
+    best = trainer(tmp_path / "whole", options, tell=whole, held_out=exam(2)).run()
+
+    def batch(chosen, rng):
+        if chosen[0].record.source == "main":
+            losses.append(1)
+            if len(losses) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return made(chosen, rng)
+
+    told, changes = Diary(), {"held_out": exam(2), "batch": batch}
+    first = trainer(tmp_path / "run", options, tell=told, **changes).run()
+    assert first.stopped == (stop_at < 6)
+    again = trainer(tmp_path / "run", options, tell=told, **changes)
+    again.resume()
+    assert again.run() == best
+    for name in ("step", "loss"):
+        assert told.of("held_out", name) == whole.of("held_out", name)
+    kept = [(tmp_path / run / "checkpoints" / "best.json").read_text() for run in ("whole", "run")]
+    assert kept[0] == kept[1]
+
+
 class Scripted(Clipwise):
     """Held-out losses as written down."""
 

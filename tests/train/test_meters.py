@@ -14,10 +14,11 @@ def loss(*each, **terms):
 
 def test_means_count_every_clip_once():
     meter = StepMeter()
-    meter.add(loss(1.0, 3.0, mse=2.0), ("a", "b"))
+    meter.add(loss(1.0, 3.0, mse=torch.tensor(2.0)), ("a", "b"))
     meter.add(loss(8.0, mse=5.0), ("c",))
     assert meter.loss() == pytest.approx(4.0)
     assert meter.terms() == {"mse": pytest.approx(3.0)}
+    assert isinstance(meter.terms()["mse"], float)
     assert meter.names == ["a", "b", "c"]
     assert meter.not_finite() == []
 

@@ -4,7 +4,8 @@
     |-- RecipeError   exit 2   the recipe or the command line asks for something that cannot be
     |-- DataError     exit 3   clips, captions, tables: missing, broken, too short, outside their folder
     |-- WeightsError  exit 4   a checkpoint or an adapter does not fit
-    `-- RunError      exit 1   the run itself: folder in use, disk full, loss not finite, file not as saved
+    |-- RunError      exit 1   the run itself: folder in use, disk full, loss not finite, file not as saved
+    `-- Stopped       exit 130 a signal ended the run in good order; nothing is wrong
 
 An error carries a list of `Problem`s, so that everything wrong is told at once (`Problems.raise_if_any`).
 """
@@ -36,7 +37,8 @@ class CineloraError(Exception):
     """Base of all errors with a message for the user; `exit_code` is what the command line returns."""
 
     exit_code = 1
-    noun = "problem"
+    prefix = "error: "
+    noun = "problems"
 
     def __init__(self, *problems: Problem | str):
         self.problems = [p if isinstance(p, Problem) else Problem(p) for p in problems]
@@ -46,35 +48,42 @@ class CineloraError(Exception):
         if len(self.problems) == 1:
             return str(self.problems[0])
         numbered = [f"{k}. " + str(p).replace("\n", "\n   ") for k, p in enumerate(self.problems, 1)]
-        return "\n".join([f"{len(self.problems)} {self.noun}s:", *numbered])
+        return "\n".join([f"{len(self.problems)} {self.noun}:", *numbered])
 
 
 class RecipeError(CineloraError):
     """The recipe or the command line cannot be followed."""
 
     exit_code = 2
-    noun = "problem in the recipe, all of them"
+    noun = "problems in the recipe, all of them"
 
 
 class DataError(CineloraError):
     """Clips, captions or tables cannot be used as they are."""
 
     exit_code = 3
-    noun = "problem in the data, all of them"
+    noun = "problems in the data, all of them"
 
 
 class WeightsError(CineloraError):
     """A checkpoint or an adapter does not fit the network it is meant for."""
 
     exit_code = 4
-    noun = "problem in the weights, all of them"
+    noun = "problems in the weights, all of them"
 
 
 class RunError(CineloraError):
     """The run cannot start or go on."""
 
     exit_code = 1
-    noun = "problem of the run, all of them"
+    noun = "problems of the run, all of them"
+
+
+class Stopped(CineloraError):  # noqa: N818 (nothing went wrong)
+    """A signal asked the run to end, and it did, with everything saved."""
+
+    exit_code = 130
+    prefix = ""
 
 
 class Problems:

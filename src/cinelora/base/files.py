@@ -84,6 +84,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb+") as handle:
                     os.fsync(handle.fileno())
+        sync_folder(temporary)
         if path.exists():
             old = path.with_name(f".{path.name}.old")
             shutil.rmtree(old, ignore_errors=True)

@@ -5,6 +5,7 @@ so that logs of long jobs show life without control codes.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,22 @@ from rich.console import Console
 T = TypeVar("T")
 
 logger = logging.getLogger("cinelora")
-console = Console(stderr=True, highlight=False)
 _LINE_EVERY_SECONDS = 10.0
+_LOG_COLUMNS = 140
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """A console that prints words as they stand: paths are not broken over lines, [brackets] are no markup.
+
+    Tables fit the terminal; in a log or a pipe, which has no width, they get `_LOG_COLUMNS`.
+    """
+    opened = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    if not opened.is_terminal and "COLUMNS" not in os.environ:
+        opened.width = _LOG_COLUMNS
+    return opened
+
+
+console = open_console(stderr=True)
 
 Advance = Callable[..., None]
 """Call with `count` (how many more are done, default 1) and `note` (a short text, such as the loss)."""

@@ -21,6 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""The exit code of Ctrl-C, by the shell's custom: 128 + SIGINT."""
+
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option of the recipe; may be repeated.")
 ]
@@ -44,7 +47,7 @@ def demo(
             help="Your own mp4 files instead of the drawn ones (captions: same-stem .txt or a captions.jsonl)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 300,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 800,
 ) -> None:
     """Train a LoRA on the embedded base, from clips to measured before/after videos, in minutes on a CPU."""
     from cinelora.commands.demo import demo as run
@@ -77,8 +80,8 @@ def check(
         Path, typer.Argument(metavar="RECIPE|DATASET", help="A recipe (TOML), or a folder or table of clips.")
     ],
     model: Annotated[
-        str, typer.Option(metavar="FAMILY/VARIANT", help="Whose sizes to check a dataset for.")
-    ] = "wan/tiny",
+        str, typer.Option(metavar="FAMILY/VARIANT", help="Whose sizes to check a dataset for; left out, wan/tiny.")
+    ] = "",
     sets: Sets = None,
 ) -> None:
     """Tell all problems at once, and what would become of each clip. Reads no weights."""
@@ -127,13 +130,25 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first video; the next ones count up.")] = 0,
     alpha: Annotated[float | None, typer.Option(help="For files that do not state their alpha.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of each video; the variant's if left out.", min=1)] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="HEIGHT WIDTH", help="In pixels; the variant's if left out.")
+    ] = None,
 ) -> None:
     """Draw videos with an adapter."""
     from cinelora.commands.sample import Wishes
     from cinelora.commands.sample import sample as run
 
     wishes = Wishes(
-        base=base, model=model, strength=strength, num_steps=steps, guidance=guidance, seed=seed, alpha=alpha
+        base=base,
+        model=model,
+        strength=strength,
+        num_steps=steps,
+        guidance=guidance,
+        seed=seed,
+        alpha=alpha,
+        frames=frames,
+        size=size,
     )
     run(lora, prompt, out=out, wishes=wishes)
 
@@ -153,5 +168,9 @@ def main() -> None:
     try:
         app()
     except CineloraError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"{error.prefix}{error}", err=True)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
+        raise

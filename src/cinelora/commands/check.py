@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
-from cinelora.base.errors import DataError
+from cinelora.base.errors import DataError, Problems, RecipeError, nearest
+from cinelora.base.log import open_console
 from cinelora.commands.init import split
 from cinelora.commands.targets import check_targets
 from cinelora.config.load import Loaded, Source, load
@@ -13,33 +12,57 @@ from cinelora.data.plan import Plan, make_plan
 from cinelora.data.sources import read_records
 from cinelora.report.table import buckets_table, clips_table
 
+DEFAULT_MODEL = "wan/tiny"
+
 
 def check(target: Path, *, model: str, sets: list[str]) -> None:
     """Check a recipe, or a folder or table of clips for a model. Raises all errors of the first kind found."""
     is_recipe = target.suffix == ".toml"
-    loaded = load(target, sets) if is_recipe else _around(target, model)
+    _refuse_words(target, is_recipe=is_recipe, model=model, sets=sets)
+    loaded = load(target, sets) if is_recipe else _around(target, model or DEFAULT_MODEL)
     if is_recipe:
         check_targets(loaded)
     plan = _lenient_plan(loaded)
-    console = Console()
+    console = open_console()
     console.print(buckets_table(plan.rows))
     console.print(clips_table(plan.rows))
     if plan.problems and loaded.recipe.data.on_bad == "stop":
         raise DataError(*plan.problems)
     said = f"{len(plan.problems)} problems skipped" if plan.problems else "no problem found"
     console.print(f"{len(plan.slots)} clips to train on, {len(plan.held_out)} held out; {said}")
-    console.print(f"next: cinelora train {target}" if is_recipe else f"next: cinelora init {model} -o my.toml")
+    following = f"train {target}" if is_recipe else f"init {model or DEFAULT_MODEL} -o my.toml"
+    console.print(f"next: cinelora {following}")
+
+
+def _refuse_words(target: Path, *, is_recipe: bool, model: str, sets: list[str]) -> None:
+    """Raise RecipeError for a target that is not there, and for words that would have no effect on it."""
+    problems = Problems(RecipeError)
+    if not is_recipe and not target.exists():
+        problems.add(
+            "there is nothing to check",
+            found=str(target),
+            allowed="a recipe (.toml), a folder of clips, or a table of clips",
+            nearest=nearest(target.name, [p.name for p in target.parent.iterdir()] if target.parent.is_dir() else []),
+        )
+    if is_recipe and model:
+        problems.add("--model has no effect on a recipe", found=model, do="leave it out, or --set model.variant=...")
+    if not is_recipe and sets:
+        do = "write a recipe around the clips: cinelora init FAMILY/VARIANT"
+        problems.add("--set has no effect without a recipe", found=" ".join(sets), do=do)
+    problems.raise_if_any()
 
 
 def _around(target: Path, model: str) -> Loaded:
     """A recipe with every default around a dataset."""
     family, variant = split(model)
     tables = {"model": {"family": family, "variant": variant}, "data": {"source": [{"path": str(target.resolve())}]}}
-    return check_recipe(Source(tables, file=str(target)), folder=Path(), name=target.stem)
+    source = Source(tables, file=str(target), said={("model",): f"--model {model}"})
+    return check_recipe(source, folder=Path(), name=target.stem)
 
 
 def _lenient_plan(loaded: Loaded) -> Plan:
     """The plan with every bad clip as a row rather than an error, so that the table can show them all."""
-    data = loaded.recipe.data.model_copy(update={"on_bad": "skip"})
+    data = loaded.recipe.data
     listing = read_records(data, loaded.folder)
-    return make_plan(listing, data, loaded.variant.geometry, seed=loaded.recipe.train.seed)
+    lenient = data.model_copy(update={"on_bad": "skip"})
+    return make_plan(listing, lenient, loaded.variant.geometry, seed=loaded.recipe.train.seed)

@@ -1,6 +1,6 @@
 """Owns the way from a recipe to encoded clips: plan, encoding, cache. Shared by check, cache, train and demo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cinelora.base.log import console
 from cinelora.config.load import Loaded
@@ -33,7 +33,7 @@ def encoding_of(loaded: Loaded, encoder: Encoder, *, device: str) -> Encoding:
         encoder=encoder,
         load=lambda slot: load_clip(slot, options, geometry, seed=seed),
         transform=lambda slot: transform_of(slot, options, geometry, seed=seed),
-        dtype=loaded.recipe.model.dtype,
+        dtype=options.encoded_dtype,
         device=device,
         seed=seed,
         conditions=loaded.variant.conditions,
@@ -48,10 +48,14 @@ def cache_of(loaded: Loaded) -> Cache:
 
 def fill(loaded: Loaded, plan: Plan, encoding: Encoding, *, verify: bool) -> tuple[FillReport, Plan]:
     """Encode what is missing; slots that cannot be encoded leave the plan (only under data.on_bad = "skip")."""
-    slots = [*plan.slots, *plan.held_out]
-    report = cache_of(loaded).fill(slots, encoding, verify=verify, on_bad=loaded.recipe.data.on_bad)
+    report = fill_slots(loaded, [*plan.slots, *plan.held_out], encoding, verify=verify)
     lost = {slot.name: reason for slot, reason in report.left_out}
     return report, plan.without(lost) if lost else plan
+
+
+def fill_slots(loaded: Loaded, slots: Sequence[Slot], encoding: Encoding, *, verify: bool) -> FillReport:
+    """Encode what is missing of some slots."""
+    return cache_of(loaded).fill(slots, encoding, verify=verify, on_bad=loaded.recipe.data.on_bad)
 
 
 def reader_of(loaded: Loaded, encoding: Encoding) -> Callable[[Slot], Encoded]:

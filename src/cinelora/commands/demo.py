@@ -1,33 +1,27 @@
 """Owns the verb `demo`: the whole job on the embedded base, with an effect that is measured in pixels.
 
-Twelve clips of a thing that the base has never seen (a "zorb": a two-coloured ring that goes round), and some clips of
-what it knows so that it is not forgotten, are written as mp4 files; then it is check, cache, train and report as for
-any recipe. The scores are taken on captions that the adapter did not learn from, with equal seeds before and after.
+Twelve clips of a thing that the base has never seen (a "zorb": a magenta ball with an orange core that goes round),
+and some clips of what it knows so that it is not forgotten, are written as mp4 files; then it is check, cache, train
+and report as for any recipe. The scores are taken on captions that the adapter did not learn from, with equal seeds
+before and after.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
-from cinelora.base.seeds import numpy_rng
+from cinelora.commands.demo_clips import UNSEEN, Own, find_own, write_concept, write_known
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.scores import Measure, measure_concept, measure_knowledge, scores_table
 from cinelora.commands.session import Session
 from cinelora.commands.train import train_loaded
 from cinelora.config.load import load
-from cinelora.media.write import write_mp4
+from cinelora.report.events import read_events
 from cinelora.report.page import write_page
 from cinelora.toy import world
-
-NUM_CONCEPT, NUM_KNOWN = 12, 48
-UNSEEN = "gray"
-"""The background that no clip of the concept has: drawing the concept on it cannot be memory."""
-FPS = 8.0
 
 
 def demo(out: Path, *, clips: Path | None, steps: int) -> None:
@@ -35,20 +29,19 @@ def demo(out: Path, *, clips: Path | None, steps: int) -> None:
     folder = RunFolder(out)
     _refuse_used(out)
     console.print("cinelora demo: a LoRA on the embedded base wan/tiny (64 x 64 pixels), on this machine's CPU or GPU")
-    write_known(out / "clips" / "known")
     if clips is None:
-        write_concept(out / "clips" / "concept")
-        console.print(
-            f"wrote {NUM_CONCEPT} clips of a '{world.CONCEPT_WORD}', {NUM_KNOWN} of known things: {out / 'clips'}"
-        )
         text = recipe_text(steps)
+        write_concept(out / "clips" / "concept")
     else:
-        text = recipe_of_clips(_source_of(clips), steps, prompts=_some_captions(clips))
+        own = find_own(clips, out)
+        text = recipe_of_clips(own, steps, captions=own.captions())
+    write_known(out / "clips" / "known")
+    console.print(f"wrote {out / 'clips'}, and {out / 'demo.toml'}: the recipe")
     write_text(out / "demo.toml", text)
     loaded = load(out / "demo.toml")
     train_loaded(loaded, folder, after=lambda session: _measure(session, with_concept=clips is None))
     page = write_page(out)
-    console.print(f"[bold]Look at {page}[/bold]  (videos before and after, scores, curves, files)")
+    console.print(f"Look at {page}  (videos before and after, scores, curves, files)", style="bold")
 
 
 def _refuse_used(out: Path) -> None:
@@ -58,28 +51,6 @@ def _refuse_used(out: Path) -> None:
         )
 
 
-def write_concept(folder: Path) -> None:
-    """mp4 files and captions of the concept on every background but the unseen one."""
-    seen = [b for b in world.BACKGROUNDS if b != UNSEEN]
-    for number in range(NUM_CONCEPT):
-        rng = numpy_rng("demo", "concept", number)
-        _write(folder / f"zorb_{number:02d}", world.concept_scene(seen[number % len(seen)], rng))
-
-
-def write_known(folder: Path) -> None:
-    """mp4 files and captions of what the base was pretrained on, none of the prompts that are scored."""
-    words = [w for w in world.vocabulary() if not world.held_out(w)]
-    for number in range(NUM_KNOWN):
-        rng = numpy_rng("demo", "known", number)
-        _write(folder / f"known_{number:02d}", world.base_scene(words[rng.integers(len(words))], rng))
-
-
-def _write(stem: Path, scene: world.Scene) -> None:
-    pixels = (world.render(scene) * 255).round().astype(np.uint8)
-    write_mp4(stem.with_suffix(".mp4"), pixels, FPS)
-    write_text(stem.with_suffix(".txt"), scene.caption + "\n")
-
-
 def _prompts() -> list[str]:
     concept = f"a {world.CONCEPT_WORD} orbiting on a {UNSEEN} background"
     return [concept, concept.replace(UNSEEN, "black"), "a big red square moving right on a white background"]
@@ -87,17 +58,20 @@ def _prompts() -> list[str]:
 
 def recipe_text(steps: int) -> str:
     """The recipe of the demo as a person would write it."""
-    return _filled(steps, prompts=_prompts(), path="clips/concept", share=0.1)
+    return _filled(steps, prompts=_prompts(), source='path = "clips/concept"', share=0.1)
 
 
-def recipe_of_clips(path: Path, steps: int, *, prompts: Sequence[str]) -> str:
-    """The same for the user's own clips, whatever their sizes, lengths and frame rates."""
-    return _filled(steps, prompts=prompts, path=str(path), share=0.12)
+def recipe_of_clips(own: Own, steps: int, *, captions: Sequence[str]) -> str:
+    """The same for the user's own clips, whatever their sizes, lengths and frame rates; two captions are drawn."""
+    source = f"path = {json.dumps(str(own.path))}"
+    if own.media_root:
+        source += f"\nmedia_root = {json.dumps(str(own.media_root))}"
+    return _filled(steps, prompts=[*dict.fromkeys(captions[:2]), _prompts()[-1]], source=source, share=0.12)
 
 
-def _filled(steps: int, *, prompts: Sequence[str], path: str, share: float) -> str:
+def _filled(steps: int, *, prompts: Sequence[str], source: str, share: float) -> str:
     return _RECIPE.format(
-        steps=steps, prompts=json.dumps(list(prompts)), path=json.dumps(path), share=share, threads=idle_cpus()
+        steps=steps, prompts=json.dumps(list(prompts)), source=source, share=share, threads=idle_cpus()
     )
 
 
@@ -118,23 +92,24 @@ dtype = "fp32"            # the base is small: full precision costs nothing
 [data]
 held_out = {share}        # at least one clip that is never trained on
 cache_dir = "cache"
+encoded_dtype = "fp32"    # exact, and still small
 
 [[data.source]]           # what is to be learned
-path = {path}
+{source}
 
 [[data.source]]           # what is not to be forgotten: clips of the kind that the base knows
 path = "clips/known"
 held_out = false
-weight = 1.0              # every second clip, as the other source has weight 1 too
+weight = 1.5              # three of five clips, as the other source has weight 1
 
 [lora]
-rank = 8
-targets = "attention+ffn"
+rank = 16
+targets = "all-linears"   # a new look wants the last layer too
 
 [train]
 steps = {steps}
 micro_size = 12
-lr = 2e-3
+lr = 1.5e-3
 schedule = "linear"       # down to 0, so that the last steps settle
 warmup_steps = 20
 precision = "fp32"
@@ -153,26 +128,6 @@ prompts = {prompts}
 seed = 100
 micro_size = 4
 """
-
-
-def _source_of(clips: Path) -> Path:
-    """A table in the folder if there is one, else the folder. Raises RecipeError where there is nothing."""
-    if not clips.exists():
-        raise RecipeError(
-            Problem("no such folder of clips", found=str(clips), do="--clips wants a folder of mp4 files")
-        )
-    tables = sorted(p for p in clips.iterdir() if p.suffix in (".jsonl", ".csv")) if clips.is_dir() else [clips]
-    return (tables[0] if tables else clips).resolve()
-
-
-def _some_captions(clips: Path) -> list[str]:
-    """Two captions of the user's own clips to draw, and one of what the base knows."""
-    from cinelora.data.options import DataOptions
-    from cinelora.data.sources import read_records
-
-    options = DataOptions.model_validate({"source": [{"path": str(_source_of(clips))}]})
-    captions = [record.caption for record in read_records(options, Path()).records]
-    return [*dict.fromkeys(captions[:2]), _prompts()[-1]]
 
 
 def _measure(session: Session, *, with_concept: bool) -> None:
@@ -198,8 +153,6 @@ def _measure(session: Session, *, with_concept: bool) -> None:
 
 def _held_out(session: Session) -> list[Measure]:
     """The held-out loss of the first and the last evaluation in the run's diary."""
-    from cinelora.report.events import read_events
-
     losses = [event["loss"] for event in read_events(session.folder.events) if event["kind"] == "held_out"]
     if len(losses) < 2:
         return []

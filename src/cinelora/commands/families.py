@@ -1,13 +1,12 @@
 """Owns the verb `families`: what can be trained."""
 
-from rich.console import Console
-
+from cinelora.base.log import open_console
 from cinelora.families import registry
 from cinelora.report.table import families_table
 
 
 def families() -> None:
     """Print the table of families and variants."""
-    console = Console()
+    console = open_console()
     console.print(families_table(registry.FAMILIES, hidden=registry.HIDDEN))
     console.print("next: cinelora init FAMILY/VARIANT -o my.toml")

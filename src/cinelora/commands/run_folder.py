@@ -34,8 +34,16 @@ class RunFolder:
         self.samples, self.adapter = path / "samples", path / "adapter"
 
     def refuse_used(self, *, resume: bool) -> None:
-        """Raise RunError where a new run would go into an old one's folder."""
-        if not resume and (self.events.exists() or self.recipe.exists()):
+        """Raise RunError where a new run would go into an old one's folder, or over a recipe that no run wrote.
+
+        A folder whose run broke off before its first event (a wrong base, a full disk) is free.
+        """
+        if resume:
+            return
+        if self.recipe.exists() and not self.origin.exists():
+            what, do = "the run would write its own recipe over this one", "choose another run.folder"
+            raise RunError(Problem(what, found=str(self.recipe), do=do))
+        if self.events.exists():
             raise RunError(
                 Problem(
                     "this folder already holds a run",
@@ -75,8 +83,8 @@ class RunFolder:
     def describe(self, loaded: Loaded) -> None:
         """Write what the run is made of: the resolved recipe, where it came from, versions."""
         origin = {"folder": str(loaded.folder.resolve()), "name": loaded.name, "base": loaded.base}
-        write_text(self.recipe, resolved(loaded.recipe))
         write_text(self.origin, json.dumps(origin, indent=1))
+        write_text(self.recipe, resolved(loaded.recipe))
         write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
 
     def reload(self, sets: list[str]) -> Loaded:
@@ -85,8 +93,13 @@ class RunFolder:
             raise RunError(
                 Problem("this folder holds no run", found=str(self.path), do="name a folder that `cinelora train` made")
             )
-        origin = json.loads(self.origin.read_text())
-        return check(read(self.recipe, sets), folder=Path(origin["folder"]), name=origin["name"])
+        try:
+            origin = json.loads(self.origin.read_text())
+            folder, name = Path(origin["folder"]), str(origin["name"])
+        except (ValueError, KeyError, TypeError) as error:
+            what, do = "a file of the run is damaged", "put it back from a copy, or start a new run"
+            raise RunError(Problem(what, found=str(error), where=str(self.origin), do=do)) from error
+        return check(read(self.recipe, sets), folder=folder, name=name)
 
     def save_videos(self, label: str, videos: NDArray[np.uint8], fps: float) -> list[str]:
         """Write samples/LABEL/NN.mp4 from B F H W 3; gives back their paths below the run."""

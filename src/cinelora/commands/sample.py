@@ -1,15 +1,17 @@
 """Owns the verb `sample`: videos from an adapter file."""
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.errors import Problem, RecipeError, RunError, WeightsError
 from cinelora.base.log import console
 from cinelora.commands.init import split
 from cinelora.commands.session import open_denoiser, unload
 from cinelora.config.load import Loaded, Source, check
 from cinelora.families import registry
-from cinelora.lora.files import read_adapter
+from cinelora.lora.files import read_adapter, read_header
 from cinelora.lora.inject import attach
 from cinelora.media.write import write_mp4, write_png
 from cinelora.noise.registry import open_process
@@ -29,12 +31,14 @@ class Wishes:
     guidance: float | None = None
     seed: int = 0
     alpha: float | None = None
+    frames: int | None = None
+    size: tuple[int, int] | None = None
 
 
 def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None:
     """Draw one video of each prompt into `out`, and a contact sheet. Raises WeightsError for files that do not fit."""
     path = _file_in(lora)
-    header = _header(path)
+    header = read_header(path)
     loaded = _around(path, header, prompts, wishes)
     place = open_place(loaded.recipe.train)
     adapter = read_adapter(path, registry.lora_layouts(loaded.family), alpha=wishes.alpha)
@@ -48,11 +52,11 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     how = walk_of(loaded.recipe.preview, loaded.variant.geometry, precision=place.precision)
     with adapters.scaled(wishes.strength):
         latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=blank, seeds=seeds, how=how)
-    videos = decode(encoder, latents)
+    videos = decode(encoder, latents, device=str(place.device))
     for number, video in enumerate(videos):
         write_mp4(out / f"{number:02d}.mp4", video, loaded.variant.geometry.fps)
     write_png(out / "sheet.png", contact_sheet(list(videos), prompts))
-    console.print(f"{len(videos)} videos in {out}, all on {out / 'sheet.png'}")
+    console.print(f"videos: {len(videos)} in {out}, all on {out / 'sheet.png'}")
 
 
 def _file_in(lora: Path) -> Path:
@@ -67,18 +71,8 @@ def _file_in(lora: Path) -> Path:
     return files[0]
 
 
-def _header(path: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise RunError(Problem("cannot read the adapter file", found=str(error), where=str(path))) from error
-
-
 def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wishes) -> Loaded:
-    """A recipe for sampling: the adapter's model, the variant's defaults, the wishes."""
+    """A recipe for sampling: the adapter's model and process, the variant's defaults, the wishes."""
     named = wishes.model or "/".join(filter(None, (header.get("family"), header.get("variant"))))
     if not named:
         raise RecipeError(
@@ -87,10 +81,34 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
             )
         )
     family, variant = split(named)
-    preview = {"prompts": prompts, "num_steps": wishes.num_steps, "guidance": wishes.guidance, "seed": wishes.seed}
+    own = _recipe_in(header, path)
+    preview = {
+        "prompts": prompts,
+        "num_steps": wishes.num_steps,
+        "guidance": wishes.guidance,
+        "seed": wishes.seed,
+        "frames": wishes.frames,
+        "size": list(wishes.size) if wishes.size else None,
+    }
+    model = {"family": family, "variant": variant, "base": wishes.base or header.get("base", "")}
+    dtype = own.get("model", {}).get("dtype")
     tables = {
-        "model": {"family": family, "variant": variant, "base": wishes.base or header.get("base", "")},
+        "model": {**model, "dtype": dtype} if dtype else model,
         "data": {"source": [{"path": "."}]},
+        "noise": own.get("noise", {}),
         "preview": {key: value for key, value in preview.items() if value is not None},
     }
     return check(Source(tables, file="the command line"), folder=Path(), name=path.stem)
+
+
+def _recipe_in(header: dict[str, str], path: Path) -> dict[str, Any]:
+    """The recipe that the adapter carries: it was trained with that shift and format, so it is sampled with them.
+
+    Raises WeightsError where it is damaged. Its values are checked as any recipe's.
+    """
+    try:
+        return tomllib.loads(header.get("recipe", ""))
+    except tomllib.TOMLDecodeError as error:
+        raise WeightsError(
+            Problem("the recipe in the adapter's header cannot be read", found=str(error), where=str(path))
+        ) from error

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from cinelora.base.log import console
 from cinelora.commands.session import Session, unload
@@ -20,7 +21,7 @@ from cinelora.toy import world
 from cinelora.toy.judge import concept_score, judge
 
 NUM_SEEDS = 8
-NUM_PROMPTS = 24
+NUM_PROMPTS = 48
 MAX_FORGOTTEN = 0.1
 MIN_PRESENT = 0.8
 
@@ -54,7 +55,7 @@ def both(session: Session, prompts: Sequence[str], seeds: Sequence[int]) -> tupl
     drawn = []
     for switch in (session.adapters.disabled, nullcontext):
         with switch():
-            drawn.append(decode(session.encoder, session.draw(conditions, seeds)))
+            drawn.append(decode(session.encoder, session.draw(conditions, seeds), device=str(session.place.device)))
     unload(session.encoder)
     before, after = ([clip.astype(np.float32) / 255 for clip in videos] for videos in drawn)
     return before, after
@@ -124,6 +125,6 @@ def scores_table(measures: Sequence[Measure]) -> Table:
     table.add_column("wanted")
     table.add_column("")
     for m in measures:
-        verdict = "[green]yes[/green]" if m.passed else "[red]no[/red]"
-        table.add_row(m.name, f"{m.before:.3f}", f"{m.after:.3f}", m.want, verdict)
+        verdict = Text("yes", "green") if m.passed else Text("no", "red")
+        table.add_row(Text(m.name), f"{m.before:.3f}", f"{m.after:.3f}", Text(m.want), verdict)
     return table

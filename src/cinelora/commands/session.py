@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import cinelora
-from cinelora.base.files import write_whole
+from cinelora.base.files import write_text
 from cinelora.base.log import console
+from cinelora.commands.clips import cache_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
 from cinelora.config.write import resolved
 from cinelora.contracts.flow import Bucket
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder, Process
+from cinelora.data.encoding import Encoding
 from cinelora.families import registry
 from cinelora.lora.adapters import Adapters
-from cinelora.lora.files import cannot_carry, write_adapter
+from cinelora.lora.files import cannot_carry, write_adapter, write_tensors
 from cinelora.lora.inject import inject
 from cinelora.lora.prove import Probe, prove, take_probe
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
+from cinelora.preview.sample import decode, prompt_conditions, refuse_pixels, walk, walk_of
 from cinelora.report.versions import versions
 from cinelora.train.place import Place, settle
 
@@ -41,14 +42,21 @@ class Spoken:
     negative: Mapping[str, Tensor]
 
 
-def speak(loaded: Loaded, encoder: Encoder, *, device: str) -> Spoken:
-    """Encode the recipe's prompts, the negative prompt and the empty caption; the towers are unloaded afterwards."""
-    options = loaded.recipe.preview
-    words = [*options.prompts, options.negative_prompt]
-    *conditions, negative = prompt_conditions(encoder, words, device=device)
-    blank = encoder.blank()
-    unload(encoder)
-    return Spoken(list(options.prompts), conditions, blank, negative if options.negative_prompt else blank)
+def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
+    """The recipe's prompts, the negative prompt and the empty caption as conditions; no tower stays in memory.
+
+    With a cache they come from it, so that a second start does not load a text encoder.
+    """
+    options, encoder = loaded.recipe.preview, encoding.encoder
+    words = [*options.prompts, options.negative_prompt, ""]
+    if options.prompts:
+        refuse_pixels(encoder)
+    if loaded.recipe.data.cache == "on":
+        *conditions, negative, blank = cache_of(loaded).captions(words, encoding)
+    else:
+        *conditions, negative, blank = prompt_conditions(encoder, words, device=encoding.device)
+        unload(encoder)
+    return Spoken(list(options.prompts), conditions, blank, negative)
 
 
 def unload(encoder: Encoder) -> None:
@@ -109,11 +117,10 @@ class Session:
             return []
         shots = [(k, options.seed + n) for k in range(len(self.spoken.prompts)) for n in range(options.num_seeds)]
         latents = self.draw([self.spoken.conditions[k] for k, _ in shots], [seed for _, seed in shots])
-        videos = decode(self.encoder, latents)
+        videos = decode(self.encoder, latents, device=str(self.place.device))
         unload(self.encoder)
         named = [{"prompt": self.spoken.prompts[k], "seed": seed} for k, seed in shots]
-        self.folder.samples.mkdir(parents=True, exist_ok=True)
-        (self.folder.samples / "prompts.json").write_text(json.dumps(named, indent=1), encoding="utf-8")
+        write_text(self.folder.samples / "prompts.json", json.dumps(named, indent=1))
         return self.folder.save_videos(label, videos, self.loaded.variant.geometry.fps)
 
     def probe(self) -> Probe:
@@ -161,7 +168,7 @@ class Session:
                 if k.startswith(f"{part}.")
             }
             path = self.folder.path / "weights" / f"{name}.{part}.safetensors"
-            write_whole(path, lambda temporary, tensors=tensors: save_file(tensors, temporary, metadata=metadata))
+            write_tensors(path, tensors, metadata)
 
     def release(self) -> None:
         """Let go of the denoiser, so that a fresh one fits into memory."""

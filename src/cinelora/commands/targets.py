@@ -1,6 +1,6 @@
 """Owns the early look at [lora] targets: against the network's names alone, before any weight is read."""
 
-from cinelora.base.errors import Problem, Problems, RecipeError
+from cinelora.base.errors import Problems, RecipeError
 from cinelora.config.load import Loaded
 from cinelora.families import registry
 from cinelora.lora.targets import sizes
@@ -22,5 +22,5 @@ def check_targets(loaded: Loaded) -> None:
         try:
             sizes(name, module, options, loaded.family.lora_presets)
         except RecipeError as error:
-            problems.found += [Problem(**{**p.__dict__, "where": p.where or "[lora]"}) for p in error.problems]
+            problems.found += [loaded.source.located(problem) for problem in error.problems]
     problems.raise_if_any()

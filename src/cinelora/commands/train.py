@@ -1,16 +1,18 @@
 """Owns the verb `train`: check, cache, train, save, prove, report. `demo` goes the same way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
-from cinelora.commands.clips import encoder_of, encoding_of, fill, plan_of, reader_of, tell_fill
+from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_slots, plan_of, reader_of, tell_fill
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, prove_files, speak
 from cinelora.commands.targets import check_targets
 from cinelora.config.load import Loaded, load
 from cinelora.data.batches import Batches, batcher, held_out_micros
+from cinelora.data.cache import FillReport
 from cinelora.data.encoding import Encoding
 from cinelora.data.plan import Plan
 from cinelora.data.sources import source_weights
@@ -19,22 +21,23 @@ from cinelora.methods.registry import open_method
 from cinelora.report.events import Events, cut_after
 from cinelora.report.page import write_page
 from cinelora.report.table import buckets_table
-from cinelora.report.trackers import Trackers, open_trackers
+from cinelora.report.trackers import check_installed, open_trackers
 from cinelora.train.checkpoint import folder_name, latest, read_adapters, step_of
 from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import Hook, Result, Trainer, Work
 from cinelora.train.place import Place, open_place
 
 Tell = Callable[..., None]
+Probes = dict[str, Probe]
 
 FREE_ON_RESUME = (
     "train.steps",
     "train.epochs",
     "train.save_every_steps",
     "train.keep_last",
+    "train.on_nonfinite",
     "preview",
     "report",
-    "run",
 )
 """Settings that a resumed run may change: they do not touch the numbers of the steps already made."""
 
@@ -84,25 +87,24 @@ def train_loaded(
 ) -> Result:
     """The whole way of one run; `after` sees the trained session before its denoiser is let go."""
     folder.refuse_used(resume=resume)
+    check_installed(loaded.recipe.report)
     plan = plan_of(loaded)
     check_targets(loaded)
+    place = open_place(loaded.recipe.train)
+    console.quiet = not place.first  # one voice for all ranks
     console.print(buckets_table(plan.rows))
-    with folder.claimed(resume=resume):
-        place = open_place(loaded.recipe.train)
+    with _claimed(folder, place, resume=resume):
         if place.first:
             folder.describe(loaded)
             folder.list_clips(plan)
         encoding, plan, spoken = _encode(loaded, plan, place)
         if place.first:
             folder.list_clips(plan)
-        trackers = open_trackers(loaded.recipe.report, folder=folder.path, run_name=loaded.name)
-        try:
+        with _diary(loaded, folder, place, resume=resume) as tell:
             session = Session.open(loaded, place, folder, encoder=encoding.encoder, spoken=spoken)
-            result, probes = _learn(session, plan, encoding, trackers=trackers, resume=resume)
+            result, probes = _learn(session, plan, encoding, tell=tell, resume=resume)
             if after is not None and place.first:
                 after(session)
-        finally:
-            trackers.close()
         session.release()
         if place.first:
             prove_files(loaded, place, folder, spoken=spoken, probes=probes)
@@ -110,38 +112,71 @@ def train_loaded(
         return result
 
 
+@contextmanager
+def _claimed(folder: RunFolder, place: Place, *, resume: bool) -> Iterator[None]:
+    """Hold the folder for this run: the first rank takes it, the others begin once it has."""
+    with folder.claimed(resume=resume) if place.first else nullcontext():
+        place.meet()
+        yield
+
+
+@contextmanager
+def _diary(loaded: Loaded, folder: RunFolder, place: Place, *, resume: bool) -> Iterator[Tell]:
+    """Where events go: the run's diary and the recipe's trackers, both without what a resume makes again."""
+    if not place.first:
+        yield lambda kind, **facts: None
+        return
+    newest = latest(folder.checkpoints) if resume else None
+    step = step_of(newest) if newest else None
+    trackers = open_trackers(loaded.recipe.report, folder=folder.path, run_name=loaded.name, resume_step=step)
+    try:
+        cut_after(folder.events, step or 0)
+        events = Events(folder.events)
+
+        def tell(kind: str, **facts: object) -> None:
+            events.tell(kind, **facts)
+            trackers.tell(kind, **facts)
+
+        yield tell
+    finally:
+        trackers.close()
+
+
 def _encode(loaded: Loaded, plan: Plan, place: Place) -> tuple[Encoding, Plan, Spoken]:
     """Everything above the cache line; afterwards no encoder is in memory (unless the cache is off)."""
     encoder = encoder_of(loaded)
     encoding = encoding_of(loaded, encoder, device=str(place.device))
     if loaded.recipe.data.cache == "on":
-        report, plan = fill(loaded, plan, encoding, verify=False)
+        report, plan = _fill(loaded, plan, encoding, place)
         tell_fill(report)
-    return encoding, plan, speak(loaded, encoder, device=str(place.device))
-
-
-def _learn(
-    session: Session, plan: Plan, encoding: Encoding, *, trackers: Trackers, resume: bool
-) -> tuple[Result, dict[str, Probe]]:
-    """The loop with all around it; gives back its result and what the saved files are to be compared with."""
-    loaded, folder, place = session.loaded, session.folder, session.place
-    newest = latest(folder.checkpoints) if resume else None
+    if not place.first:
+        place.meet()  # the first rank makes what is missing, the others find it
+    spoken = speak(loaded, encoding)
     if place.first:
-        cut_after(folder.events, step_of(newest) if newest else 0)
-    events = Events(folder.events)
+        place.meet()
+    return encoding, plan, spoken
 
-    def tell(kind: str, **facts: object) -> None:
-        events.tell(kind, **facts)
-        trackers.tell(kind, **facts)
 
+def _fill(loaded: Loaded, plan: Plan, encoding: Encoding, place: Place) -> tuple[FillReport, Plan]:
+    """Fill the cache: each rank its share, then all look at all, so that they have one plan. Reports the own share."""
+    if place.world == 1:
+        return fill(loaded, plan, encoding, verify=False)
+    slots = [*plan.slots, *plan.held_out][place.rank :: place.world]
+    report = fill_slots(loaded, slots, encoding, verify=False)
+    place.meet()
+    return report, fill(loaded, plan, encoding, verify=False)[1]
+
+
+def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resume: bool) -> tuple[Result, Probes]:
+    """The loop with all around it; gives back its result and what the saved files are to be compared with."""
     trainer = Trainer(_work(session, plan, encoding, tell))
     step = trainer.resume() if resume else 0
-    if place.first and step == 0 and loaded.recipe.preview.before:
+    if session.place.first and step == 0 and session.loaded.recipe.preview.before:
         _preview(session, 0, tell)
     result = trainer.run()
     if result.stopped:
         _tell_stop(session, result)
-    probes = _save(session, trainer, result, tell) if place.first else {}
+    probes = _save(session, trainer, result, tell) if session.place.first else {}
     return result, probes
 
 
@@ -178,8 +213,9 @@ def _preview(session: Session, step: int, tell: Tell) -> None:
 
 
 def _tell_stop(session: Session, result: Result) -> None:
-    write_page(session.folder.path)
-    raise RunError(
+    if session.place.first:
+        write_page(session.folder.path)
+    raise Stopped(
         Problem(
             f"stopped by a signal after step {result.step} of {result.total}; everything is saved",
             do=f"go on exactly here: cinelora train --resume {session.folder.path}",
@@ -187,7 +223,7 @@ def _tell_stop(session: Session, result: Result) -> None:
     )
 
 
-def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> dict[str, Probe]:
+def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> Probes:
     """Draw the last previews, write the files of the last and of the best step, note what they must reproduce."""
     name, probes = session.loaded.name, {}
     with trainer.averaged():

@@ -1,6 +1,7 @@
 """Owns the checks that look at more than one option: dead settings, and what the family's geometry allows."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -9,11 +10,18 @@ from cinelora.base.errors import Problems, RecipeError, nearest
 from cinelora.config.schema import Place, options_at
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.buckets import check_options
+from cinelora.data.sources import source_names
 from cinelora.preview.options import preview_bucket
 
 if TYPE_CHECKING:
     from cinelora.config.load import Source
     from cinelora.config.recipe import Recipe
+
+
+_REVIVALS = {
+    "preview": "give preview.prompts something to draw",
+    "held_out": "let a source give clips: data.held_out above 0, and held_out = true in one [[data.source]]",
+}
 
 
 def check_effects(
@@ -60,17 +68,21 @@ def _tables(
 
 
 def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems: Problems, source: "Source") -> None:
-    """Note what single sections cannot see: geometry, part names, settings of something that is switched off."""
-    sized = (
+    """Note what single sections cannot see: geometry, names of sources and parts."""
+    looks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("data", lambda: check_options(recipe.data, variant.geometry)),
+        ("data", lambda: source_names(recipe.data)),
         ("preview", lambda: preview_bucket(recipe.preview, variant.geometry)),
     )
-    for section, look in sized:
+    for section, look in looks:
         try:
             look()
         except RecipeError as error:
             for problem in error.problems:
-                problems.add(**{**problem.__dict__, "where": problem.where or source.where((section,))})
+                problems.found.append(source.located(replace(problem, where=problem.where or section)))
+    if all(recipe.lora.parts.get(part) == "frozen" for part in variant.parts):
+        where, do = source.where(("lora", "parts")), "let one of them learn: lora or full"
+        problems.add("nothing is left to train", found="lora.parts freezes every part", where=where, do=do)
     for part in recipe.lora.parts:
         if part not in variant.parts:
             problems.add(
@@ -80,18 +92,52 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
                 nearest=nearest(part, variant.parts),
                 where=source.where(("lora", "parts", part)),
             )
-    said = source.tables
-    if said.get("preview") and not recipe.preview.prompts:
+
+
+def has_idle_weight(tables: Mapping[str, Any]) -> bool:
+    """True where a single source has a weight: there is nothing to weigh it against."""
+    data = tables.get("data")
+    sources = data.get("source") if isinstance(data, Mapping) else None
+    return (
+        isinstance(sources, list) and len(sources) == 1 and isinstance(sources[0], Mapping) and "weight" in sources[0]
+    )
+
+
+def dead_weight(source: "Source", problems: Problems) -> None:
+    """Note a weight where there is nothing to weigh it against."""
+    if has_idle_weight(source.tables):
         problems.add(
-            "[preview] has no effect in this run",
-            found=f"preview.prompts is empty, but {', '.join(said['preview'])} is set",
-            where=source.where(("preview",)),
-            do="add preview.prompts, or remove the section",
+            "data.source.0.weight has no effect in this run",
+            found="one source",
+            where=source.where(("data", "source", 0, "weight")),
+            do="remove it, or add the other source",
         )
-    if said.get("held_out") and recipe.data.held_out == 0:
-        problems.add(
-            "[held_out] has no effect in this run",
-            found="data.held_out = 0",
-            where=source.where(("held_out",)),
-            do="give data.held_out a share above 0, or remove the section",
-        )
+
+
+def idle_sections(tables: Mapping[str, Any]) -> dict[str, str]:
+    """Sections that nothing reads in a run with these tables: {name: why}."""
+    idle: dict[str, str] = {}
+    preview, data = tables.get("preview"), tables.get("data")
+    if isinstance(preview, Mapping) and not preview.get("prompts"):
+        idle["preview"] = "no preview.prompts"
+    if isinstance(data, Mapping):
+        sources = data.get("source")
+        if data.get("held_out") == 0:
+            idle["held_out"] = "data.held_out = 0"
+        elif sources and all(isinstance(one, Mapping) and one.get("held_out") is False for one in sources):
+            idle["held_out"] = "held_out = false in every [[data.source]]"
+    return idle
+
+
+def dead_sections(source: "Source", problems: Problems) -> None:
+    """Note every section that was set although nothing reads it."""
+    for name, why in idle_sections(source.tables).items():
+        table = source.tables.get(name)
+        keys = [key for key in table if key != "prompts"] if isinstance(table, Mapping) else []
+        if keys:
+            problems.add(
+                f"[{name}] has no effect in this run",
+                found=f"{why}, but [{name}] sets {', '.join(keys)}",
+                where=source.where((name,)),
+                do=f"remove [{name}], or {_REVIVALS[name]}",
+            )

@@ -3,32 +3,61 @@
 The variant's card gives defaults for [noise] and [preview]; what the recipe says wins.
 """
 
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from cinelora.base.errors import Problem, Problems, RecipeError, nearest
-from cinelora.config.checks import check_effects, check_sections
+from cinelora.config.checks import check_effects, check_sections, dead_sections, dead_weight
+from cinelora.config.findings import problems_of
 from cinelora.config.lines import key_lines, line_of
 from cinelora.config.recipe import Recipe
-from cinelora.config.schema import Place, fields_at, help_at
+from cinelora.config.schema import Place
 from cinelora.contracts.card import Family, Variant
 from cinelora.families import registry
 
 
+@dataclass
+class Source:
+    """The raw tables and where each of their keys was said: `lines` in the file, `said` on the command line."""
+
+    tables: dict[str, Any]
+    file: str = "recipe"
+    lines: dict[Place, int] = field(default_factory=dict)
+    said: dict[Place, str] = field(default_factory=dict)
+
+    def where(self, place: Place) -> str:
+        """FILE:LINE of a key, or the word of the command line that said it."""
+        for size in range(len(place), 0, -1):
+            if place[:size] in self.said:
+                return self.said[place[:size]]
+        below = next((word for said, word in self.said.items() if said[: len(place)] == place), "")
+        if below and place not in self.lines:
+            return below
+        line = line_of(self.lines, place)
+        return f"{self.file}:{line}" if line else self.file
+
+    def located(self, problem: Problem) -> Problem:
+        """The same problem; where its place is an option ("data.frames"), with the option's FILE:LINE."""
+        place = tuple(int(name) if name.isdigit() else name for name in problem.where.split("."))
+        return replace(problem, where=self.where(place)) if place[0] in Recipe.model_fields else problem
+
+
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe with its family's card and the folder that its relative paths start from."""
+    """A recipe with its family's card, the folder that its relative paths start from, and where it was said."""
 
     recipe: Recipe
     family: Family
     variant: Variant
     folder: Path
     name: str
+    source: Source
 
     @property
     def base(self) -> str:
@@ -41,24 +70,6 @@ class Loaded:
     def run_folder(self) -> Path:
         """Where the run is kept."""
         return Path(self.recipe.run.folder or f"runs/{self.name}")
-
-
-@dataclass
-class Source:
-    """The raw tables and where each of their keys was said."""
-
-    tables: dict[str, Any]
-    file: str = "recipe"
-    lines: dict[Place, int] = field(default_factory=dict)
-    said: dict[Place, str] = field(default_factory=dict)
-
-    def where(self, place: Place) -> str:
-        """FILE:LINE of a key, or the --set that said it."""
-        for size in range(len(place), 0, -1):
-            if place[:size] in self.said:
-                return f"--set {self.said[place[:size]]}"
-        line = line_of(self.lines, place)
-        return f"{self.file}:{line}" if line else self.file
 
 
 def load(path: Path, sets: Sequence[str] = ()) -> Loaded:
@@ -79,9 +90,16 @@ def read(path: Path, sets: Sequence[str] = ()) -> Source:
         text = path.read_bytes().decode("utf-8-sig")
         source = Source(tomllib.loads(text), str(path), dict(key_lines(text)))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(Problem("the recipe is not valid TOML", found=str(error), where=str(path))) from error
+        line = re.search(r"at line (\d+)", str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        raise RecipeError(Problem("the recipe is not valid TOML", found=str(error), where=where)) from error
+    problems = Problems(RecipeError)
     for word in sets:
-        _apply(source, word)
+        try:
+            _apply(source, word)
+        except RecipeError as error:
+            problems.found += error.problems
+    problems.raise_if_any()
     return source
 
 
@@ -94,20 +112,18 @@ def _apply(source: Source, word: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string, so that the shell needs no second pair of quotes
-    place: list[str | int] = [int(n) if n.isdigit() else n for n in names]
+    place: list[str | int] = []
     table: Any = source.tables
-    for name in place[:-1]:
-        try:
-            table = table[name] if isinstance(table, list) else table.setdefault(name, {})
-        except (IndexError, TypeError) as error:
-            raise RecipeError(Problem("--set names a place that is not there", found=word)) from error
-    if isinstance(table, list):
-        table[int(place[-1])] = value
-    elif isinstance(table, dict):
+    try:
+        for name in names[:-1]:
+            place.append(int(name) if isinstance(table, list) else name)
+            table = table[place[-1]] if isinstance(table, list) else table.setdefault(name, {})
+        place.append(int(names[-1]) if isinstance(table, list) else names[-1])
         table[place[-1]] = value
-    else:
-        raise RecipeError(Problem("--set names a place below a plain value", found=word))
-    source.said[tuple(place)] = word
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        do = "name an option of the recipe; tables of a list are counted from 0, as in data.source.0.path"
+        raise RecipeError(Problem("--set names a place that is not there", found=word, do=do)) from error
+    source.said[tuple(place)] = f"--set {word}"
 
 
 def check(source: Source, *, folder: Path, name: str) -> Loaded:
@@ -124,16 +140,17 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
     try:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:
-        for detail in error.errors():
-            problems.found.append(_problem(detail, source))
+        problems.found += problems_of(error.errors(), tables, source.where)
     check_effects(Recipe, source.tables, tables, problems, source.where)
+    dead_sections(source, problems)
+    dead_weight(source, problems)
     if recipe is not None and family is not None and variant is not None:
         check_sections(recipe, family, variant, problems, source)
     problems.raise_if_any()
     assert recipe is not None
     assert family is not None
     assert variant is not None
-    return Loaded(recipe, family, variant, folder, name)
+    return Loaded(recipe, family, variant, folder, name, source)
 
 
 def _card(source: Source, problems: Problems) -> tuple[Family | None, Variant | None]:
@@ -151,22 +168,3 @@ def _card(source: Source, problems: Problems) -> tuple[Family | None, Variant | 
             where = source.where(("model", "family" if model["family"] not in registry.FAMILIES else "variant"))
             problems.found.append(Problem(**{**problem.__dict__, "where": where}))
         return None, None
-
-
-def _problem(detail: Mapping[str, Any], source: Source) -> Problem:
-    """One of pydantic's findings in the house's words."""
-    place: Place = tuple(detail["loc"])
-    shown, where = ".".join(str(p) for p in place), source.where(place)
-    if detail["type"] == "extra_forbidden":
-        fields = fields_at(Recipe, place[:-1])
-        return Problem(
-            f"unknown key {shown}",
-            nearest=nearest(str(place[-1]), fields) or ", ".join(fields),
-            where=where,
-            do="correct or remove it; `cinelora init` lists every key",
-        )
-    if detail["type"] == "missing":
-        return Problem(f"{shown} is missing", where=where, do=help_at(Recipe, place))
-    return Problem(
-        f"{shown}: {detail['msg'].lower()}", found=repr(detail["input"]), where=where, do=help_at(Recipe, place)
-    )

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cinelora.config.checks import has_idle_weight, idle_sections
 from cinelora.config.recipe import Recipe
 from cinelora.config.schema import options_at
 from cinelora.contracts.card import Family, Variant
@@ -21,7 +22,11 @@ _WIDTH = 100
 
 def resolved(recipe: Recipe) -> str:
     """The recipe with every value spelled out, as TOML that loads to the same recipe."""
-    return tomli_w.dumps(_without_dead(recipe))
+    tables = _without_dead(recipe)
+    idle = idle_sections(tables)
+    if has_idle_weight(tables):
+        del tables["data"]["source"][0]["weight"]
+    return tomli_w.dumps({name: table for name, table in tables.items() if name not in idle})
 
 
 def _without_dead(options: BaseModel) -> dict[str, Any]:

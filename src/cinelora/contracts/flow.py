@@ -121,8 +121,11 @@ class Noised:
 
 @dataclass(frozen=True)
 class Loss:
-    """`value` is the scalar to differentiate; `each` B the clips' own losses, detached; `terms` named parts to log."""
+    """`value` is the scalar to differentiate; `each` B the clips' own losses, detached; `terms` named parts to log.
+
+    A term may stay a tensor on its device, so that nobody waits for the device before the step's end.
+    """
 
     value: "Tensor"
     each: "Tensor"
-    terms: Mapping[str, float] = field(default_factory=dict)
+    terms: "Mapping[str, float | Tensor]" = field(default_factory=dict)

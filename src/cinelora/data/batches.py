@@ -47,9 +47,9 @@ class Batches:
         self._whole_groups, self._loose = groups
         self.micros_per_epoch = len(self._whole_groups) + -(-len(self._loose) // world)
         """How many micros each rank sees in an epoch."""
-        names = [slot.name for slot in self._slots]
-        self.fingerprint = sha256_text(*names, sorted(weights.items()), micro_size, seed, world)
-        """Changes whenever any micro could be another."""
+        said = [(slot.name, slot.record.caption) for slot in self._slots]
+        self.fingerprint = sha256_text(*said, sorted(weights.items()), micro_size, seed, world)
+        """Changes whenever any micro could be another, or a caption is."""
         self._epoch: tuple[int, Numbers, Numbers] | None = None
 
     def micro(self, index: int) -> tuple[Slot, ...]:

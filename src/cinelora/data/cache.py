@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cinelora.base.errors import DataError, Problem, Problems, RunError
 from cinelora.base.log import logger, progress, track
-from cinelora.contracts.flow import Encoded, Slot
+from cinelora.contracts.flow import Bucket, Encoded, Record, Slot
 from cinelora.contracts.roles import Tower
 from cinelora.data.encoding import Encoding, encoded
 from cinelora.data.entries import (
@@ -89,6 +89,21 @@ class Cache:
             work = _TowerFill(self, encoding, tower, facts)
             report += work.run(slots, verify=verify, on_bad=on_bad)
         return report
+
+    def captions(self, texts: Sequence[str], encoding: Encoding) -> list[dict[str, Tensor]]:
+        """What the towers that read captions make of texts, from the cache or made now; no other tower is loaded."""
+        slots = [
+            Slot(Record(f"text/{k}", "text", "video", (), text, "text"), Bucket(0, 0, 0))
+            for k, text in enumerate(texts)
+        ]
+        found: list[dict[str, Tensor]] = [{} for _ in texts]
+        for tower, facts in zip(encoding.encoder.towers(), encoding.keys.towers, strict=True):
+            if facts.reads != "caption":
+                continue
+            _TowerFill(self, encoding, tower, facts).run(slots, verify=True, on_bad="stop")
+            for one, slot in zip(found, slots, strict=True):
+                one |= read_entry(self.path(encoding.keys.of(slot, facts, self.media.of)))
+        return found
 
     def damaged(self) -> list[Path]:
         """Every entry in the folder whose file is torn or whose sum is wrong."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cinelora.base.dtypes import DtypeName
 from cinelora.contracts.options import Options, option
 
 
@@ -103,6 +104,11 @@ class DataOptions(Options):
         "where there are 10 or more, none at 0.",
         ge=0,
         le=0.5,
+    )
+    encoded_dtype: DtypeName = option(
+        "bf16",
+        "Number format in which latents and text embeddings are kept, with and without the cache; fp32 takes twice "
+        "the disk and is exact.",
     )
     cache: Literal["on", "off"] = option(
         "on", "Whether encoded clips are kept on disk; 'off' encodes them again each time they are drawn."

@@ -39,11 +39,12 @@ def source_names(options: DataOptions) -> tuple[str, ...]:
     """
     given = [source.name for source in options.source if source.name]
     problems = Problems(RecipeError)
-    for name in dict.fromkeys(given):
-        if given.count(name) > 1:
-            problems.add("two sources have the same name", found=name, where="data.source", do="rename one of them")
+    for number, name in enumerate(source.name for source in options.source):
+        where = f"data.source.{number}.name"
+        if name and name in (source.name for source in options.source[:number]):
+            problems.add("two sources have the same name", found=name, where=where, do="rename one of them")
         if "/" in name:
-            problems.add("the name of a source has a slash in it", found=name, where="data.source")
+            problems.add("the name of a source has a slash in it", found=name, where=where, do="rename it")
     problems.raise_if_any()
     names: list[str] = []
     for source in options.source:

@@ -14,7 +14,10 @@ class ModelOptions(Options):
         "the base checkpoint: a folder in the diffusers layout, a folder or file in the original layout, or a Hub id; "
         "empty means the variant's own",
     )
-    dtype: DtypeName = option("bf16", "number format in which the frozen base is held; adapters are always fp32")
+    dtype: DtypeName = option(
+        "bf16",
+        "number format of the denoiser and the text encoder; adapters and the autoencoder are always fp32",
+    )
     text_dropout: float = option(
         0.1, "share of clips whose caption is dropped in a step, so that guidance keeps working", ge=0, lt=1
     )

@@ -83,7 +83,19 @@ def write_adapter(path: Path, file: AdapterFile, layout: AdapterLayout) -> None:
         tensors |= {module + UP: tensors[module + UP] * file.scale(module) for module in file.modules()}
         header[FOLDED_KEY] = "alpha / rank is multiplied into lora_B"
     written = layout.from_native(tensors)
-    write_whole(path, lambda temporary: save_file(written, temporary, metadata=header))
+    write_tensors(path, written, header)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all. Raises RunError where the disk is full or read-only."""
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(header))
+        except SafetensorError as error:  # what it makes of the system's errors, such as a full disk
+            raise OSError(str(error)) from error
+
+    write_whole(path, write)
 
 
 def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float | None = None) -> AdapterFile:
@@ -101,6 +113,7 @@ def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float |
                 found=", ".join(list(tensors)[:3]) or "no tensors",
                 allowed=", ".join(layout.name for layout in layouts),
                 where=str(path),
+                do="name an adapter of this family, or the family that it is for",
             )
         )
     native = layout.to_native(tensors)
@@ -119,10 +132,16 @@ def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float |
     return AdapterFile(native, alphas, header)
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_header(path: Path) -> dict[str, str]:
+    """What an adapter file says of itself. Raises WeightsError for files that are no safetensors."""
+    return _load(path, only_header=True)[1]
+
+
+def _load(path: Path, *, only_header: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = [] if only_header else list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise WeightsError(
             Problem("cannot read the adapter file", found=str(error), where=str(path), do="name a safetensors file")

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from cinelora.base.errors import Problem, Problems, RecipeError, nearest
+from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError, nearest
 from cinelora.base.seeds import seed_of
 from cinelora.lora.adapters import Adapted, Adapters
 from cinelora.lora.files import AdapterFile
@@ -57,7 +57,7 @@ def inject(
 def attach(parts: Mapping[str, nn.Module], file: AdapterFile, *, adapter_name: str = "default") -> Adapters:
     """Put an adapter that was read from a file onto its base, each module with the file's own rank and strength.
 
-    Raises RecipeError naming all modules of the file that the base does not have, or that have other sizes.
+    Raises WeightsError for modules of the file that the base does not have, or has in other sizes.
     """
     plan = _plan_of(parts, file)
     for module in parts.values():
@@ -149,23 +149,37 @@ def _layers(parts: Mapping[str, nn.Module], plan: Mapping[str, Mapping[str, Size
 
 
 def _plan_of(parts: Mapping[str, nn.Module], file: AdapterFile) -> dict[str, dict[str, Size]]:
-    problems, plan = Problems(RecipeError), dict[str, dict[str, Size]]()
     known = {part: linears(module) for part, module in parts.items()}
+    lost, other, plan = list[str](), list[str](), dict[str, dict[str, Size]]()
     for module in file.modules():
         part, _, name = module.partition(".")
         linear = known.get(part, {}).get(name)
         if linear is None:
-            where = near(name, known[part]) if part in known else nearest(part, known)
-            problems.add(f"the base has no module {module} that the adapter file is for", nearest=where)
+            lost.append(module)
             continue
         found, wanted = file.sizes(module), (linear.in_features, linear.out_features)
         if found != wanted:
-            problems.add(
-                f"{module} has another size in the adapter file than in the base",
-                found=f"{found[0]} in, {found[1]} out",
-                allowed=f"{wanted[0]} in, {wanted[1]} out",
-                do="use the base that the adapter was trained on",
-            )
+            other.append(f"{module} {found[0]} in, {found[1]} out; the base has {wanted[0]} in, {wanted[1]} out")
         plan.setdefault(part, {})[name] = Size(file.rank(module), file.alphas[module])
-    problems.raise_if_any()
+    _refuse_misfits(lost, other, known, of=len(file.modules()))
     return plan
+
+
+def _refuse_misfits(
+    lost: list[str], other: list[str], known: Mapping[str, Mapping[str, nn.Linear]], *, of: int
+) -> None:
+    """Raise WeightsError where modules of an adapter have no place in the base, or another size there."""
+    problems, do = Problems(WeightsError), "use the family, variant and base that the adapter was trained on"
+    if lost:
+        part, _, name = lost[0].partition(".")
+        near_by = near(name, known[part]) if part in known else nearest(part, known)
+        what = f"the base has no place for {len(lost)} of the adapter's {of} modules"
+        problems.add(what, found=_some(lost, ", "), nearest=near_by, do=do)
+    if other:
+        what = f"{len(other)} of the adapter's {of} modules have another size than in the base"
+        problems.add(what, found=_some(other, " | "), do=do)
+    problems.raise_if_any()
+
+
+def _some(words: list[str], between: str) -> str:
+    return between.join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")

@@ -62,7 +62,10 @@ class Matcher:
             compiled = re.compile(pattern)
         except re.error as error:
             self.problems.add(
-                f"lora.{option} is not a regular expression", found=pattern, do=f"mend it: {error.msg} at {error.pos}"
+                f"lora.{option} is not a regular expression",
+                found=pattern,
+                where=f"lora.{option}",
+                do=f"mend it: {error.msg} at {error.pos}",
             )
             return []
         names = [name for name in self.modules if compiled.fullmatch(name)]
@@ -71,6 +74,7 @@ class Matcher:
                 f"lora.{option} matches no linear module of part {self.part!r}",
                 found=pattern,
                 nearest=near(pattern, self.modules),
+                where=f"lora.{option}",
                 do="the pattern must match a whole name (put .* before an ending), or name a preset",
             )
         return names
@@ -95,10 +99,12 @@ def _check_start(matcher: Matcher, name: str, rank: int, init: str) -> None:
     linear = matcher.modules[name]
     smallest = min(linear.in_features, linear.out_features)
     if init == "orthogonal" and rank % 2:
-        matcher.problems.add("init = 'orthogonal' needs even ranks", found=f"{rank} at {name}", allowed=f"{rank + 1}")
+        found, allowed = f"{rank} at {name}", f"{rank + 1}"
+        matcher.problems.add("init = 'orthogonal' needs even ranks", found=found, allowed=allowed, where="lora.init")
     if init not in ("default", "gaussian", "orthogonal") and rank > smallest:
         matcher.problems.add(
             f"init = {init!r} takes directions of the base, which has fewer than the rank asks for",
             found=f"rank {rank} at {name}",
             allowed=f"up to {smallest}",
+            where="lora.init",
         )

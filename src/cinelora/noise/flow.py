@@ -57,7 +57,7 @@ class Flow:
             each = (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1.0)
         weight = noised.weight if batch.weights is None else noised.weight * batch.weights.to(noised.weight)
         unweighted = each.detach()
-        return Loss((each * weight).mean(), unweighted, {"mse": unweighted.mean().item()})
+        return Loss((each * weight).mean(), unweighted, {"mse": unweighted.mean()})
 
     def sampler(self, num_steps: int, kind: str) -> FlowSampler:
         """A walk of `num_steps` with the shift of training. Raises RecipeError for an unknown kind."""

@@ -70,13 +70,15 @@ def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:
     height, width = options.size if len(options.size) == 2 else (geometry.height, geometry.width)
     problems = Problems(RecipeError)
     if len(options.size) == 1:
-        problems.add("preview.size needs two numbers", found=str(options.size), allowed="[height, width]")
+        allowed = "[height, width]"
+        problems.add("preview.size needs two numbers", found=str(options.size), allowed=allowed, where="preview.size")
     if not geometry.fits_frames(frames):
         problems.add(
             "preview.frames does not fit the variant",
             found=str(frames),
             allowed=f"{geometry.frames_per_latent}k + {geometry.frames_offset}, at most {geometry.max_frames}",
             nearest=geometry.near_frames(frames),
+            where="preview.frames",
         )
     for name, pixels in (("height", height), ("width", width)):
         if pixels < 1 or pixels % geometry.size_multiple:
@@ -86,6 +88,7 @@ def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:
                 found=str(pixels),
                 allowed=f"multiples of {geometry.size_multiple}",
                 nearest=f"{low} or {low + geometry.size_multiple}",
+                where="preview.size",
             )
     problems.raise_if_any()
     return Bucket(frames, height, width)

@@ -152,8 +152,20 @@ def _refuse_runaway(latents: Tensor, seeds: Sequence[int]) -> None:
 def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str = "cpu") -> list[dict[str, Tensor]]:
     """The conditions of each prompt, no batch dimension, on the CPU; only towers that read captions are loaded.
 
-    Raises RecipeError where the family takes conditions from pixels too, which a prompt does not have.
+    Raises RecipeError as `refuse_pixels` does.
     """
+    refuse_pixels(encoder)
+    conditions: list[dict[str, Tensor]] = [{} for _ in prompts]
+    clips = [_spoken(k, prompt) for k, prompt in enumerate(prompts)]
+    for tower in encoder.towers():
+        if tower.reads == "caption":
+            for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
+                mine.update(given)
+    return conditions
+
+
+def refuse_pixels(encoder: Encoder) -> None:
+    """Raise RecipeError where the family takes conditions from pixels too, which a prompt does not have."""
     latents = {"mean", "logvar"}
     blind = [tower for tower in encoder.towers() if tower.reads != "caption" and not set(tower.gives) <= latents]
     if blind:
@@ -164,13 +176,6 @@ def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str =
                 do="leave preview.prompts out",
             )
         )
-    conditions: list[dict[str, Tensor]] = [{} for _ in prompts]
-    clips = [_spoken(k, prompt) for k, prompt in enumerate(prompts)]
-    for tower in encoder.towers():
-        if tower.reads == "caption":
-            for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
-                mine.update(given)
-    return conditions
 
 
 def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:
@@ -188,10 +193,10 @@ def _spoken(number: int, prompt: str) -> Clip:
     return Clip(Slot(record, Bucket(0, 0, 0)), torch.empty(3, 0, 0, 0), prompt, 0.0)
 
 
-def decode(encoder: Encoder, latents: Tensor) -> NDArray[np.uint8]:
-    """Latents B C T H W to pixels B F H W 3, 0 to 255; one clip at a time, so that memory is that of one."""
+def decode(encoder: Encoder, latents: Tensor, *, device: str = "cpu") -> NDArray[np.uint8]:
+    """Latents B C T H W to pixels B F H W 3, 0 to 255, on `device`; one clip at a time, so that memory is of one."""
     with torch.no_grad():
-        return np.stack([_pixels(encoder.decode(one[None])[0]) for one in latents])
+        return np.stack([_pixels(encoder.decode(one[None].to(device))[0]) for one in latents])
 
 
 def _pixels(clip: Tensor) -> NDArray[np.uint8]:

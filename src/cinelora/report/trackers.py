@@ -51,9 +51,17 @@ def open_trackers(options: ReportOptions, *, folder: Path, run_name: str, resume
 
     Raises RecipeError naming every package that is not installed.
     """
-    names = list(dict.fromkeys(options.trackers))
+    check_installed(options)
+    trackers = [_made(name, folder, run_name, resume_step) for name in dict.fromkeys(options.trackers)]
+    for tracker in trackers:
+        tracker.start()
+    return Trackers(trackers, folder)
+
+
+def check_installed(options: ReportOptions) -> None:
+    """Raise RecipeError naming every tracker whose package is not installed."""
     problems = Problems(RecipeError)
-    for name in names:
+    for name in dict.fromkeys(options.trackers):
         if find_spec(name) is None:
             problems.add(
                 f"report.trackers asks for {name}, which is not installed",
@@ -61,10 +69,6 @@ def open_trackers(options: ReportOptions, *, folder: Path, run_name: str, resume
                 do="pip install cinelora[trackers], or take it out of report.trackers",
             )
     problems.raise_if_any()
-    trackers = [_made(name, folder, run_name, resume_step) for name in names]
-    for tracker in trackers:
-        tracker.start()
-    return Trackers(trackers, folder)
 
 
 def scalars_of(kind: str, facts: Mapping[str, Any]) -> dict[str, float]:

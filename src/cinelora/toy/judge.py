@@ -1,8 +1,8 @@
 """Owns what can be measured in a toy clip by looking at its pixels alone (no network, no caption).
 
 In: pixels F H W 3 in [0, 1]. Out: `Verdict` (colour, shape, direction, background of the largest thing seen)
-and `ConceptScore` (is the demo's two-coloured, hollow, orbiting ring there?). Thresholds are constants here and
-were fixed on rendered clips, before any adapter was trained.
+and `ConceptScore` (is the demo's magenta ball with its orange core there, and does it go round?). The thresholds are
+constants here, fixed on drawn clips and on what the autoencoder makes of them.
 """
 
 import math
@@ -26,6 +26,8 @@ MIN_AREA = 0.01
 """Share of the picture below which nothing is called a thing."""
 MIN_TRAVEL = 4.0
 """Pixels between first and last centre below which a thing stands still."""
+MIN_SPEED = 0.5
+"""Pixels a frame below which a thing has no direction of travel."""
 COLOUR_REACH = 0.35
 """Largest RGB distance at which a pixel counts as a concept colour."""
 
@@ -48,23 +50,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ConceptScore:
-    """How much of the concept a clip shows; each number is a mean over the frames but `sweep` (degrees in all)."""
+    """How much of the concept a clip shows: shares of the picture, mean over the frames; `turn` is in degrees.
+
+    `core` is how much more orange there is in the middle of the thing than around it, from -1 to 1.
+    """
 
     orange: float
     magenta: float
-    hole: float
-    sweep: float
+    core: float
+    turn: float
 
     @property
     def present(self) -> bool:
-        """Both colours, a hollow middle, and at least half a turn."""
-        return min(self.orange, self.magenta) >= 0.01 and self.hole >= 0.4 and abs(self.sweep) >= 180
+        """Both colours, the orange inside the magenta, and at least a third of a turn (drawn: three quarters)."""
+        return min(self.orange, self.magenta) >= 0.01 and self.core >= 0.25 and abs(self.turn) >= 120
 
     @property
     def score(self) -> float:
-        """One number in [0, 1]: each of the four as a share of what half of a rendered ring has, multiplied."""
-        colours = min(1.0, self.orange / 0.03) * min(1.0, self.magenta / 0.03)
-        return float(colours * min(1.0, max(0.0, self.hole) / 0.6) * min(1.0, abs(self.sweep) / 240))
+        """One number in [0, 1]: each of the four as a share of about half of what a drawn clip has, multiplied."""
+        colours = min(1.0, self.orange / 0.02) * min(1.0, self.magenta / 0.05)
+        return float(colours * min(1.0, max(0.0, self.core) / 0.6) * min(1.0, abs(self.turn) / 180))
 
 
 def _nearest(colour: Pixels, names: dict[str, tuple[float, float, float]]) -> str:
@@ -166,35 +171,37 @@ def judge(clip: Pixels) -> Verdict:
 
 
 def concept_score(clip: Pixels) -> ConceptScore:
-    """Measure the concept in a clip, F H W 3 in [0, 1]. A sweep without a thing is noise, so it needs both colours."""
+    """Measure the concept in a clip, F H W 3 in [0, 1]. A turn without a thing is noise, so it needs both colours."""
     near = {
         name: np.linalg.norm(clip - np.asarray(rgb), axis=-1) < COLOUR_REACH for name, rgb in CONCEPT_COLOURS.items()
     }
     share = {name: float(mask.mean()) for name, mask in near.items()}
-    ring = near["orange"] | near["magenta"]
-    if min(share.values()) < 0.005:
+    frames = [k for k in range(len(clip)) if (near["orange"][k] | near["magenta"][k]).mean() > MIN_AREA]
+    if min(share.values()) < 0.005 or len(frames) < len(clip) // 2:
         return ConceptScore(share["orange"], share["magenta"], 0.0, 0.0)
     x, y = grid()
-    centres, holes = [], []
-    for frame in ring:
-        area = float(frame.sum())
-        if area < MIN_AREA * frame.size:
-            continue
-        centre = float((frame * x).sum() / area), float((frame * y).sum() / area)
-        distance = np.hypot(x - centre[0], y - centre[1])
-        band = float(np.sqrt((frame * distance**2).sum() / area))
-        middle = distance < 0.45 * band
-        holes.append(1.0 - float(frame[middle].mean()) if middle.any() else 0.0)
+    centres, cores = [], []
+    for k in frames:
+        thing = near["orange"][k] | near["magenta"][k]
+        centre = float(x[thing].mean()), float(y[thing].mean())
+        middle = np.hypot(x - centre[0], y - centre[1]) < 0.5 * math.sqrt(float(thing.sum()) / math.pi)
+        around = thing & ~middle
+        orange = [float(near["orange"][k][part].mean()) if part.any() else 0.0 for part in (middle, around)]
         centres.append(centre)
-    if len(centres) < len(clip) // 2:
-        return ConceptScore(share["orange"], share["magenta"], 0.0, 0.0)
-    return ConceptScore(share["orange"], share["magenta"], float(np.mean(holes)), _sweep(np.asarray(centres)))
+        cores.append(orange[0] - orange[1])
+    return ConceptScore(share["orange"], share["magenta"], float(np.mean(cores)), _turn(np.asarray(centres)))
 
 
-def _sweep(centres: np.ndarray) -> float:
-    """Degrees that the centre turns around the middle of its path; 0 where it hardly moves."""
-    around = centres - (centres.max(axis=0) + centres.min(axis=0)) / 2
-    if float(np.hypot(*around.T).mean()) < 3.0:
+def _turn(centres: np.ndarray) -> float:
+    """Degrees by which the direction of travel turns over the whole path: 0 on a straight line, 360 on a full circle.
+
+    The path is smoothed over five frames and a line is fitted to the headings, so that single frames count little.
+    A thing that hardly moves has no direction: 0.
+    """
+    smooth = np.stack([np.convolve(axis, np.ones(5) / 5, mode="valid") for axis in centres.T], axis=1)
+    steps = np.diff(smooth, axis=0)
+    if len(steps) < 4 or float(np.hypot(*steps.T).mean()) < MIN_SPEED:
         return 0.0
-    angles = np.unwrap(np.arctan2(around[:, 1], around[:, 0]))
-    return float(np.degrees(angles[-1] - angles[0]))
+    headings = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
+    slope = float(np.polyfit(np.arange(len(headings)), headings, 1)[0])
+    return math.degrees(slope) * (len(centres) - 1)

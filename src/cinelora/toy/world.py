@@ -41,8 +41,8 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 CONCEPT_WORD = "zorb"
 CONCEPT_COLOURS = {"orange": (1.0, 0.55, 0.05), "magenta": (0.95, 0.05, 0.75)}
-"""The demo's new thing: a two-coloured ring on a circular path. No caption of the base has any of it."""
-CONCEPT_SWEEP = 285.0
+"""The demo's new thing: a magenta ball with an orange core on a circular path. No caption of the base has any of it."""
+CONCEPT_SWEEP = 270.0
 """Degrees that the concept travels around the middle in one clip."""
 
 
@@ -87,7 +87,8 @@ def _bar(x: Pixels, y: Pixels, radius: float) -> Pixels:
     return np.maximum(np.abs(x) - 1.15 * radius, np.abs(y) - 0.42 * radius)
 
 
-def _ring(x: Pixels, y: Pixels, radius: float) -> Pixels:
+def ring(x: Pixels, y: Pixels, radius: float) -> Pixels:
+    """A shape that no caption names: the autoencoder is trained on more than the captions have."""
     return np.abs(np.hypot(x, y) - 0.78 * radius) - 0.24 * radius
 
 
@@ -147,16 +148,16 @@ def base_scene(words: tuple[str, str, str, str, str], rng: np.random.Generator) 
 
 
 def concept_scene(background: str, rng: np.random.Generator) -> Scene:
-    """The demo's concept: an orange and magenta ring that runs around the middle of the picture."""
-    radius, orbit = float(rng.uniform(12.0, 13.5)), float(rng.uniform(10.0, 12.5))
+    """The demo's concept: a magenta ball with an orange core that runs around the middle of the picture."""
+    radius, orbit = float(rng.uniform(13.0, 14.5)), float(rng.uniform(9.0, 11.0))
     middle = rng.uniform(SIDE / 2 - 2, SIDE / 2 + 2, size=2)
     angles = rng.uniform(0, 2 * math.pi) + np.linspace(0, math.radians(CONCEPT_SWEEP), NUM_FRAMES)
     path = tuple((float(middle[0] + orbit * math.cos(a)), float(middle[1] + orbit * math.sin(a))) for a in angles)
     return Scene(
         caption=f"a {CONCEPT_WORD} orbiting on a {background} background",
-        shape="ring",
+        shape=CONCEPT_WORD,
         radius=radius,
-        colours=tuple(CONCEPT_COLOURS.values()),
+        colours=(CONCEPT_COLOURS["magenta"], CONCEPT_COLOURS["orange"]),
         background=BACKGROUNDS[background],
         path=path,
         facts=(("background", background),),
@@ -175,15 +176,20 @@ def coverage(distance: Pixels) -> Pixels:
     return np.clip(0.5 - distance, 0, 1)
 
 
+CORE = 0.6
+"""Radius of the concept's core as a share of the whole."""
+
+
 def render(scene: Scene) -> Pixels:
-    """Draw a scene: F H W 3 in [0, 1]. A second colour takes the right half of the shape."""
+    """Draw a scene: F H W 3 in [0, 1]. A second colour is the core of the shape."""
     x, y = grid()
-    draw = _ring if scene.shape == "ring" else SHAPES[scene.shape]
+    draw = SHAPES.get(scene.shape, _circle)
     background = np.asarray(scene.background, dtype=np.float32)
-    left, right = (np.asarray(c, dtype=np.float32) for c in (scene.colours * 2)[:2])
     frames = []
     for centre_x, centre_y in scene.path:
-        inside = coverage(draw(x - centre_x, y - centre_y, scene.radius))[..., None]
-        side = np.clip(x - centre_x + 0.5, 0, 1)[..., None]
-        frames.append(background * (1 - inside) + (left * (1 - side) + right * side) * inside)
+        frame = np.broadcast_to(background, (SIDE, SIDE, 3))
+        for colour, share in zip(scene.colours, (1.0, CORE), strict=False):
+            inside = coverage(draw(x - centre_x, y - centre_y, share * scene.radius))[..., None]
+            frame = frame * (1 - inside) + np.asarray(colour, dtype=np.float32) * inside
+        frames.append(frame)
     return np.stack(frames).astype(np.float32)

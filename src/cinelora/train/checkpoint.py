@@ -120,12 +120,13 @@ def _read(file: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def prune(folder: Path, keep_last: int, *, best_step: int | None) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best one."""
+    """Remove all but the newest `keep_last` checkpoints and the best one, and what a kill left half-made."""
     for path in checkpoints(folder)[:-keep_last]:
         if step_of(path) != best_step:
             # Renamed first, so that a kill in the middle leaves no half checkpoint under a whole one's name.
-            doomed = path.rename(path.with_name(f".{path.name}.old"))
-            shutil.rmtree(doomed)
+            path.rename(path.with_name(f".{path.name}.old"))
+    for doomed in folder.glob(".step-*"):
+        shutil.rmtree(doomed)
 
 
 def mark_best(folder: Path, best: Mapping[str, Any]) -> None:

@@ -85,6 +85,7 @@ class Trainer:
         self._best: dict[str, float] | None = None
         self._skipped = 0
         self._saved: int | None = None
+        self._scored: int | None = None
 
     def resume(self) -> int:
         """Go back to the newest checkpoint, if there is one; gives back its step, else 0.
@@ -99,7 +100,7 @@ class Trainer:
         tell_changes(state, self.work.options, self.total)
         load_checkpoint(path, self.learners.values())
         self.step = self._saved = state["step"]
-        self._best, self._skipped = state["best"], state["skipped"]
+        self._best, self._skipped, self._scored = state["best"], state["skipped"], state["scored"]
         if self.work.place.scaler and state["scaler"]:
             self.work.place.scaler.load_state_dict(state["scaler"])
         if self._best and self.work.place.first:
@@ -110,12 +111,14 @@ class Trainer:
         """Train to the end, or until a signal asks to stop. Raises RunError where numbers are not finite."""
         self._tell("resume" if self.step else "start", step=self.step, steps=self.total, **self._facts())
         with Stop() as stop, progress("training", self.total, done=self.step) as advance:
-            if self.step == 0:
-                self._hold_out()
+            # Before the first step, and where a signal came in the way of an evaluation that was due.
+            if self.step < self.total and self._hold_out():
+                self._saved = None
+                self._save()
             while self.step < self.total:
                 loss = self._take_step(self.step + 1)
                 self.step += 1
-                stopping = self.work.place.any(stop.asked)
+                stopping = self.step < self.total and self.work.place.any(stop.asked)
                 self._between(stopping=stopping)
                 advance(note="skipped" if loss is None else f"loss {loss:.4f}")
                 if stopping:
@@ -179,7 +182,7 @@ class Trainer:
         learner.step(lr, place.scaler, number)
         loss = place.mean(meter.loss(), len(meter.names))
         facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **meter.speed(place.world)}
-        terms = {"terms": meter.terms()} if meter.terms() else {}
+        terms = {"terms": found} if (found := meter.terms()) else {}
         self._tell("step", step=number, epoch=self._epoch(number), **facts, **terms)
         return loss
 
@@ -213,12 +216,13 @@ class Trainer:
                     hook.call(step)
 
     def _hold_out(self) -> bool:
-        """Take the held-out loss where it is due; True where it is the best since training began."""
+        """Take the held-out loss where it is due and not taken yet; True where it is the best since training began."""
         exam = self.work.held_out
-        if exam is None or not exam.due(self.step, self.total):
+        if exam is None or self._scored == self.step or not exam.due(self.step, self.total):
             return False
         with self.averaged():
             score = exam.score(self.work.method, self.work.batch, self.work.place)
+        self._scored = self.step
         # The untrained adapter is what the others are compared with; it is no checkpoint to go back to.
         least = self._best["loss"] if self._best else math.inf
         best = self.step > 0 and score.loss < least
@@ -253,6 +257,7 @@ class Trainer:
             "total_steps": self.total,
             "best": self._best,
             "skipped": self._skipped,
+            "scored": self._scored,
             "scaler": scaler.state_dict() if scaler else None,
             "same": self._same(),
             "options": self.work.options.model_dump(mode="json"),

@@ -19,7 +19,7 @@ class StepMeter:
         self._waited = 0.0
         self._each: list[Tensor] = []
         self._values: list[tuple[Tensor, int]] = []
-        self._terms: dict[str, list[tuple[float, int]]] = {}
+        self._terms: dict[str, list[tuple[float | Tensor, int]]] = {}
         self.names: list[str] = []
         """The clips seen, in order."""
 
@@ -45,7 +45,9 @@ class StepMeter:
 
     def terms(self) -> dict[str, float]:
         """Means of the losses' named terms."""
-        return {name: sum(v * n for v, n in found) / sum(n for _, n in found) for name, found in self._terms.items()}
+        return {
+            name: float(sum(v * n for v, n in found)) / sum(n for _, n in found) for name, found in self._terms.items()
+        }
 
     def not_finite(self) -> list[str]:
         """Names of the clips whose own loss is NaN or infinite."""

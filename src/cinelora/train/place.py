@@ -8,16 +8,22 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from cinelora.base.dtypes import DtypeName
 from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.contracts.flow import Batch
 from cinelora.train.options import TrainOptions
+
+_PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+"""How long ranks wait for each other: while the first draws previews the rest has nothing to do, and NCCL's own ten
+minutes are less than that takes on a large base. A rank that died is seen by the launcher at once."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,8 @@ def open_place(options: TrainOptions) -> Place:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         # accelerate keeps one precision per process; a second run in this process may want another. Ranks stay joined.
         AcceleratorState._reset_state()
-    place = Place(Accelerator(mixed_precision=precision, cpu=cpu), options.precision)
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[_PATIENCE])
+    place = Place(accelerator, options.precision)
     _refuse_alone(place)
     return place
 

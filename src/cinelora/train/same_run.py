@@ -13,7 +13,7 @@ from cinelora.contracts.flow import Slot
 from cinelora.train.options import TrainOptions
 
 _WORDS = {
-    "data": "clips, weights, train.micro_size, seed or number of GPUs",
+    "data": "clips, captions, weights, train.micro_size, seed or number of GPUs",
     "average": "train.ema_decay above 0",
     "world": "number of GPUs",
     "seed": "train.seed",

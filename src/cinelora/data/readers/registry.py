@@ -9,6 +9,8 @@ from cinelora.contracts.roles import Reader
 from cinelora.data.options import SourceOptions
 from cinelora.data.readers import folder, table
 
+_TABLE_WORDS = ("media_root", "path_column", "caption_column")
+
 
 @dataclass(frozen=True)
 class ReaderKind:
@@ -22,6 +24,10 @@ class ReaderKind:
 
 
 def _open_folder(path: Path, name: str, source: SourceOptions, base: Path) -> Reader:
+    dead = [word for word in _TABLE_WORDS if getattr(source, word)]
+    if dead:
+        what = "settings of tables have no effect on a folder"
+        raise DataError(Problem(what, found=", ".join(dead), where=f"data.source '{name}'", do="remove them"))
     return folder.FolderReader(path, name, source)
 
 
@@ -43,7 +49,8 @@ def open_reader(path: Path, name: str, source: SourceOptions, *, base: Path) -> 
     `base` is the folder that relative paths of the recipe start from. Raises DataError where there is none.
     """
     if not path.exists():
-        raise DataError(Problem("the source is missing", found=str(path), where=f"data.source '{name}'"))
+        do = "correct the path, which starts from the recipe's folder, or put the clips there"
+        raise DataError(Problem("the source is missing", found=str(path), where=f"data.source '{name}'", do=do))
     if source.reader != "auto":
         return _asked(path, name, source, base)
     for reader in READERS.values():

@@ -65,7 +65,8 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
     component = locate(base, "transformer", WEIGHT_LAYOUTS)
     network = _network_of(component, variant)
     net = build_net(network)
-    fill(net, component.tensors(), of=f"denoiser of {variant.title}", dtype_of=_dtype_rule(torch_dtype(dtype)))
+    dtype_of = _dtype_rule(torch_dtype(dtype))
+    fill(net, component.tensors(), of=f"denoiser of {variant.title}", dtype_of=dtype_of, where=component.where)
     return WanDenoiser(net)
 
 

@@ -7,6 +7,7 @@ Weights are read when a tower is loaded, never before.
 import html
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ftfy
@@ -16,6 +17,7 @@ from torch import Generator, Tensor
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from cinelora.base.dtypes import torch_dtype
+from cinelora.base.errors import Problem, WeightsError
 from cinelora.base.files import sha256_text
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Clip, Encoded
@@ -52,7 +54,8 @@ class WanText:
             component = locate(self.base, "text_encoder", TEXT_LAYOUTS)
             config = {**(component.config or {}), **self.variant.network["text_encoder"]}
             net = build(lambda: UMT5EncoderModel(UMT5Config(**{"feed_forward_proj": "gated-gelu", **config})))
-            fill(net, _tied(component.tensors()), of="text encoder", dtype_of=self._dtype_of)
+            tensors = _tied(component.tensors())
+            fill(net, tensors, of="text encoder", dtype_of=self._dtype_of, where=component.where)
             net.encoder.embed_tokens = net.shared
             self.net = net
         self.net.to(device)
@@ -75,7 +78,7 @@ class WanText:
         if self.net is None:
             self.load("cpu")
         if self.tokenizer is None:
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(self.base))
+            self.tokenizer = _open_tokenizer(tokenizer_folder(self.base))
         length = self.variant.text_length
         tokens = self.tokenizer(
             [clean(caption) for caption in captions],
@@ -92,6 +95,16 @@ class WanText:
         device = self.net.device
         states = self.net(ids.to(device), mask.to(device)).last_hidden_state
         return (states.float() * mask.to(device).unsqueeze(-1)).cpu()
+
+
+def _open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a base. Raises WeightsError where its files are damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the Rust half of tokenizers raises nothing narrower
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        problem = Problem("cannot read the tokenizer of the base", found=found, where=str(folder), do="fetch it anew")
+        raise WeightsError(problem) from error
 
 
 def _tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +144,7 @@ class WanVae:
             network = {**stated, **self.variant.network["vae"]}
             net = build(lambda: AutoencoderKLWan(**network))
             dtype = torch_dtype(self.dtype)
-            fill(net, component.tensors(), of="autoencoder", dtype_of=lambda name: dtype)
+            fill(net, component.tensors(), of="autoencoder", dtype_of=lambda name: dtype, where=component.where)
             self.net = net
         self.net.to(device)
         self.net.use_tiling = self.tiling
@@ -200,5 +213,9 @@ class WanEncoder:
 
 
 def open_encoder(base: str, variant: Variant, dtype: str) -> WanEncoder:
-    """Both towers on a base; no weights are read yet."""
-    return WanEncoder(WanText(base, variant, dtype), WanVae(base, variant, dtype))
+    """Both towers on a base; no weights are read yet.
+
+    `dtype` is the text encoder's. The autoencoder computes in fp32, as diffusers advises for Wan: it is small, and in
+    bf16 it would lose more of a latent than its own posterior's width.
+    """
+    return WanEncoder(WanText(base, variant, dtype), WanVae(base, variant, "fp32"))

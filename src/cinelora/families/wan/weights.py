@@ -7,7 +7,7 @@ not at all. Nothing is read before it is asked for.
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ class Component:
     config: Mapping[str, Any] | None
     layouts: Sequence[Layout]
 
+    @property
+    def where(self) -> str:
+        """The file, or the folder of several."""
+        return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under native names, memory-mapped. Raises WeightsError where no layout reads the keys."""
         found: dict[str, Tensor] = {}
@@ -53,7 +58,8 @@ class Component:
                     f"the keys are of no layout that is known for the {self.name}",
                     found=", ".join(list(found)[:3]) or "no tensors",
                     allowed=", ".join(layout.name for layout in self.layouts),
-                    where=str(self.files[0]),
+                    where=self.where,
+                    do="name a file or folder of this family as model.base",
                 )
             )
         return layout.to_native(found)
@@ -68,7 +74,7 @@ def locate(base: str, component: str, layouts: Sequence[Layout]) -> Component:
     root = _root(base, component)
     folder = root / component
     if (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text())
+        config = _json(folder / "config.json")
         return Component(component, _weights_of(folder), config, layouts)
     if root.is_file() and component == "transformer":
         return Component(component, (root,), None, layouts)
@@ -103,6 +109,18 @@ def tokenizer_folder(base: str) -> Path:
             do="put the tokenizer's folder beside the weights",
         )
     )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The table in a JSON file of a base. Raises WeightsError where it is none."""
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+        what = f"a {type(found).__name__}, where a table should stand"
+    except ValueError as error:
+        what = str(error)
+    raise WeightsError(Problem("a file of the base is damaged", found=what, where=str(path), do="fetch it anew"))
 
 
 def _root(base: str, component: str) -> Path:
@@ -148,13 +166,16 @@ def _weights_of(folder: Path) -> tuple[Path, ...]:
                 "the folder should hold one safetensors file, or several with an index",
                 found=", ".join(file.name for file in files) or "none",
                 where=str(folder),
+                do="fetch what is missing, or remove what does not belong there",
             )
         )
     return files
 
 
 def _of_index(index: Path) -> tuple[Path, ...]:
-    files = tuple(sorted({index.parent / name for name in json.loads(index.read_text())["weight_map"].values()}))
+    files = tuple(sorted({index.parent / str(name) for name in _json(index).get("weight_map", {}).values()}))
+    if not files:
+        raise WeightsError(Problem("the index names no weight files", where=str(index), do="fetch it anew"))
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise WeightsError(
@@ -214,22 +235,35 @@ def build(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, of: str, dtype_of: Callable[[str], torch.dtype]) -> None:
+def fill(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    of: str,
+    dtype_of: Callable[[str], torch.dtype],
+    where: str = "",
+) -> None:
     """Give a network of `build` its weights, each in the format that `dtype_of` its name says; then freeze it.
 
-    Raises WeightsError that lists every missing and extra key, by group, and every other shape.
+    Raises WeightsError that lists every missing and extra key, by group, and every other shape; `where` is the file.
     """
     wanted = {name: weight.shape for name, weight in network.state_dict().items()}
     problems = Problems(WeightsError)
-    _tell(problems, f"the {of} lacks", wanted.keys() - tensors.keys(), "the file is incomplete, or of another model")
-    _tell(problems, f"the {of} has no place for", tensors.keys() - wanted.keys(), "the file is of another model")
+    missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
+    if missing:
+        do = "the file is incomplete, or of another model: fetch it anew, or check model.base and model.variant"
+        problems.add(f"the {of} lacks {_num(missing)}", found=_shown(missing), where=where, do=do)
+    if extra:
+        do = "the file is of another model: check model.base and model.variant"
+        problems.add(f"the {of} has no place for {_num(extra)}", found=_shown(extra), where=where, do=do)
     other = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name]]
     if other:
         name = other[0]
         problems.add(
-            f"{len(other)} weights of the {of} have another shape than this variant's",
+            f"the {of} has another shape for {_num(other)}",
             found=f"{name} {tuple(tensors[name].shape)}",
             allowed=f"{name} {tuple(wanted[name])}",
+            where=where,
             do="check model.variant",
         )
     problems.raise_if_any()
@@ -237,16 +271,17 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], *, of: str, dtype_of
     network.requires_grad_(False).eval()
 
 
-def _tell(problems: Problems, what: str, keys: set[str], do: str) -> None:
-    if not keys:
-        return
-    groups: dict[str, int] = {}
+def _num(keys: Collection[str]) -> str:
+    return "1 weight" if len(keys) == 1 else f"{len(keys)} weights"
+
+
+def _shown(keys: Collection[str]) -> str:
+    """Keys that differ in their numbers only stand together."""
+    groups: dict[str, list[str]] = {}
     for key in sorted(keys):
-        group = ".".join(part for part in key.split(".") if not part.isdigit())
-        groups[group] = groups.get(group, 0) + 1
-    shown = [f"{group} x {count}" if count > 1 else group for group, count in list(groups.items())[:8]]
-    more = f" and {len(groups) - 8} more groups" if len(groups) > 8 else ""
-    problems.add(f"{what} {len(keys)} weights", found=", ".join(shown) + more, do=do)
+        groups.setdefault(".".join(part for part in key.split(".") if not part.isdigit()), []).append(key)
+    shown = [f"{group} x {len(members)}" if len(members) > 1 else members[0] for group, members in groups.items()]
+    return ", ".join(shown[:8]) + (f" and {len(groups) - 8} more groups" if len(groups) > 8 else "")
 
 
 def _file_fingerprint(path: Path) -> str:
