@@ -24,6 +24,7 @@ variant = "tiny"
 dtype = "fp32"
 [data]
 cache_dir = "cache"
+encoded_dtype = "fp32"
 held_out = 0
 [[data.source]]
 path = "clips"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cinelora.base.errors import DataError, Problems, RecipeError, nearest
 from cinelora.base.log import open_console
+from cinelora.commands.early import check_base_at_hand, check_targets
 from cinelora.commands.init import split
-from cinelora.commands.targets import check_targets
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
 from cinelora.data.plan import Plan, make_plan
@@ -22,6 +22,7 @@ def check(target: Path, *, model: str, sets: list[str]) -> None:
     loaded = load(target, sets) if is_recipe else _around(target, model or DEFAULT_MODEL)
     if is_recipe:
         check_targets(loaded)
+        check_base_at_hand(loaded)
     plan = _lenient_plan(loaded)
     console = open_console()
     console.print(buckets_table(plan.rows))

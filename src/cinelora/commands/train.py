@@ -7,9 +7,9 @@ from pathlib import Path
 from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_slots, plan_of, reader_of, tell_fill
+from cinelora.commands.early import check_base, check_targets
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, prove_files, speak
-from cinelora.commands.targets import check_targets
 from cinelora.config.load import Loaded, load
 from cinelora.data.batches import Batches, batcher, held_out_micros
 from cinelora.data.cache import FillReport
@@ -90,10 +90,11 @@ def train_loaded(
     check_installed(loaded.recipe.report)
     plan = plan_of(loaded)
     check_targets(loaded)
+    check_base(loaded)
     place = open_place(loaded.recipe.train)
     console.quiet = not place.first  # one voice for all ranks
     console.print(buckets_table(plan.rows))
-    with _claimed(folder, place, resume=resume):
+    with _together(place), _claimed(folder, place, resume=resume):
         if place.first:
             folder.describe(loaded)
             folder.list_clips(plan)
@@ -110,6 +111,17 @@ def train_loaded(
             prove_files(loaded, place, folder, spoken=spoken, probes=probes)
             console.print(f"report: {write_page(folder.path)}")
         return result
+
+
+@contextmanager
+def _together(place: Place) -> Iterator[None]:
+    """Let the ranks part in good order, also when a signal ends the run; after an error each goes down by itself."""
+    try:
+        yield
+    except Stopped:
+        place.leave()
+        raise
+    place.leave()
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Family:
     """A family of video diffusion models.
 
     `open_encoder` and `open_denoiser` name functions (base, variant, dtype) -> Encoder / Denoiser, `skeleton` one
-    (variant) -> parts on the meta device, so that targets can be checked before a weight is read;
+    (variant) -> parts on the meta device, so that targets can be checked before a weight is read, `check_base` one
+    (base, variant) that looks at the headers of a base's denoiser, so that a wrong one is told before the encoding;
     `lora_presets` maps a preset's name to the regular expression that module names must match in full;
     `lora_layouts` and `weight_layouts` name tuples of Layout; `pipeline` names a function (denoiser) -> the
     diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none.
@@ -48,6 +49,7 @@ class Family:
     open_encoder: str
     open_denoiser: str
     skeleton: str
+    check_base: str
     lora_presets: Mapping[str, str]
     default_preset: str
     lora_layouts: str

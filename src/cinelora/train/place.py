@@ -111,6 +111,12 @@ class Place:
         """Wait for all ranks."""
         self.accelerator.wait_for_everyone()
 
+    def leave(self) -> None:
+        """End the work together: a rank that exits while another still holds its connections can be aborted by them."""
+        if self.world > 1:
+            self.meet()
+            self.accelerator.end_training()
+
 
 def open_place(options: TrainOptions) -> Place:
     """Find the device and join the other ranks. Raises RecipeError or RunError where that is not what was asked for."""

@@ -21,6 +21,7 @@ CARD = Family(
     open_encoder="cinelora.families.fake.encode:open_encoder",
     open_denoiser="cinelora.families.fake.denoise:open_denoiser",
     skeleton="cinelora.families.fake.denoise:skeleton",
+    check_base="cinelora.families.fake.denoise:check_base",
     lora_presets={"attention": r"blocks\.\d+\.(to_q|to_v)", "all": r"blocks\.\d+\.(to_q|to_v|out)"},
     default_preset="attention",
     lora_layouts="cinelora.families.fake.layouts:LORA_LAYOUTS",

@@ -117,6 +117,7 @@ CARD = Family(
     open_encoder="cinelora.families.wan.encode:open_encoder",
     open_denoiser="cinelora.families.wan.denoise:open_denoiser",
     skeleton="cinelora.families.wan.denoise:skeleton",
+    check_base="cinelora.families.wan.denoise:check_base",
     lora_presets={
         "attention": rf"blocks\.\d+\.{_ATTENTION}",
         "attention+ffn": rf"blocks\.\d+\.({_ATTENTION}|{_FFN})",

@@ -17,7 +17,7 @@ from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Batch
 from cinelora.families.wan.layouts import WEIGHT_LAYOUTS
-from cinelora.families.wan.weights import Component, build, fill, locate
+from cinelora.families.wan.weights import Component, build, fill, locate, refuse_other
 
 
 class WanDenoiser:
@@ -68,6 +68,16 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
     dtype_of = _dtype_rule(torch_dtype(dtype))
     fill(net, component.tensors(), of=f"denoiser of {variant.title}", dtype_of=dtype_of, where=component.where)
     return WanDenoiser(net)
+
+
+def check_base(base: str, variant: Variant) -> None:
+    """Look at the headers of a base's denoiser, so that a wrong one is told before hours of encoding.
+
+    Raises WeightsError as `open_denoiser` does.
+    """
+    component = locate(base, "transformer", WEIGHT_LAYOUTS)
+    net = build_net(_network_of(component, variant))
+    refuse_other(net, component.outline(), of=f"denoiser of {variant.title}", where=component.where)
 
 
 def skeleton(variant: Variant) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -48,9 +48,16 @@ class Component:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under native names, memory-mapped. Raises WeightsError where no layout reads the keys."""
+        return self._native(read_tensors)
+
+    def outline(self) -> dict[str, Tensor]:
+        """The same on the meta device: names and shapes, from the files' headers."""
+        return self._native(read_outline)
+
+    def _native(self, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for file in self.files:
-            found |= read_tensors(file)
+            found |= read(file)
         layout = next((layout for layout in self.layouts if layout.reads(list(found))), None)
         if layout is None:
             raise WeightsError(
@@ -229,6 +236,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found.get("state_dict", found) if isinstance(found, dict) else {}
 
 
+def read_outline(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file on the meta device, without reading them. Raises WeightsError."""
+    if path.suffix != ".safetensors":
+        return {name: tensor.to("meta") for name, tensor in read_tensors(path).items()}
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            Problem("cannot read the weights", found=f"{error}".splitlines()[0], where=str(path), do="fetch them anew")
+        ) from error
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
 def build(make: Callable[[], nn.Module]) -> nn.Module:
     """The network without memory for its weights."""
     with torch.device("meta"):
@@ -244,6 +265,17 @@ def fill(
     where: str = "",
 ) -> None:
     """Give a network of `build` its weights, each in the format that `dtype_of` its name says; then freeze it.
+
+    Raises WeightsError as `refuse_other` does.
+    """
+    refuse_other(network, tensors, of=of, where=where)
+    wanted = network.state_dict()
+    network.load_state_dict({name: tensors[name].to(dtype_of(name)) for name in wanted}, strict=True, assign=True)
+    network.requires_grad_(False).eval()
+
+
+def refuse_other(network: nn.Module, tensors: Mapping[str, Tensor], *, of: str, where: str) -> None:
+    """See that tensors are just what a network takes.
 
     Raises WeightsError that lists every missing and extra key, by group, and every other shape; `where` is the file.
     """
@@ -267,8 +299,6 @@ def fill(
             do="check model.variant",
         )
     problems.raise_if_any()
-    network.load_state_dict({name: tensors[name].to(dtype_of(name)) for name in wanted}, strict=True, assign=True)
-    network.requires_grad_(False).eval()
 
 
 def _num(keys: Collection[str]) -> str:

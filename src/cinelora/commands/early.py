@@ -1,4 +1,6 @@
-"""Owns the early look at [lora] targets: against the network's names alone, before any weight is read."""
+"""Owns the early looks, before any weight is read: [lora] targets against names, the base against its headers."""
+
+from pathlib import Path
 
 from cinelora.base.errors import Problems, RecipeError
 from cinelora.config.load import Loaded
@@ -24,3 +26,17 @@ def check_targets(loaded: Loaded) -> None:
         except RecipeError as error:
             problems.found += [loaded.source.located(problem) for problem in error.problems]
     problems.raise_if_any()
+
+
+def check_base(loaded: Loaded) -> None:
+    """See that the base's denoiser is this variant's, from its headers: the encoding ahead of it can take hours.
+
+    Raises WeightsError with everything that is missing, too much or of another shape.
+    """
+    registry.named(loaded.family.check_base)(loaded.base, loaded.variant)
+
+
+def check_base_at_hand(loaded: Loaded) -> None:
+    """`check_base` for a base that is on this machine; one on the Hub is looked at when it is fetched."""
+    if loaded.base == "embedded" or Path(loaded.base).exists():
+        check_base(loaded)
