@@ -469,3 +469,10 @@ def test_sample_takes_size_frames_and_the_adapters_own_shift(call, tmp_path, mon
     code, said = call("sample", "run", *words[:4], "--frames", "6")
     assert code == 2
     assert "5 or 9" in said
+
+
+def test_resume_to_fewer_steps_than_are_made_is_refused(call):
+    call("train", "r.toml")
+    code, said = call("train", "--resume", "run", "--set", "train.steps=2")
+    assert code == 1
+    assert "4 made, 2 wanted" in said

@@ -141,7 +141,7 @@ class Session:
         return {
             "family": family.name,
             "variant": self.loaded.variant.name,
-            "base": recipe.model.base or self.loaded.variant.base,
+            "base": self.loaded.base_anywhere,
             "rank": str(recipe.lora.rank),
             "alpha": str(recipe.lora.alpha or recipe.lora.rank),
             "targets": recipe.lora.targets or family.default_preset,

@@ -67,6 +67,11 @@ class Loaded:
         return str(beside) if self.recipe.model.base and beside.exists() else chosen
 
     @property
+    def base_anywhere(self) -> str:
+        """The base as it can be found from any folder: a whole path, or a Hub id."""
+        return str(Path(self.base).resolve()) if Path(self.base).exists() else self.base
+
+    @property
     def run_folder(self) -> Path:
         """Where the run is kept."""
         return Path(self.recipe.run.folder or f"runs/{self.name}")

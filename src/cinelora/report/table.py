@@ -51,7 +51,7 @@ def families_table(families: Mapping[str, Family], *, hidden: Sequence[str] = ()
             continue
         for variant in family.variants.values():
             g = variant.geometry
-            title = Text(f"{family.title}: {variant.title}")
+            title = Text(variant.title)
             numbers = (str(g.frames), f"{g.height}x{g.width}", f"{g.fps:g}")
             table.add_row(Text(f"{family.name}/{variant.name}"), title, *numbers, Text(variant.base))
     return table

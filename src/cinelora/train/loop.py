@@ -98,6 +98,9 @@ class Trainer:
         state = read_state(path)
         refuse_other_run(path, state, self._same())
         tell_changes(state, self.work.options, self.total)
+        if state["step"] > self.total:
+            found, do = f"{state['step']} made, {self.total} wanted", "set train.steps to more, or start a new run"
+            raise RunError(Problem("the run has more steps behind it than it is to have", found=found, do=do))
         load_checkpoint(path, self.learners.values())
         self.step = self._saved = state["step"]
         self._best, self._skipped, self._scored = state["best"], state["skipped"], state["scored"]

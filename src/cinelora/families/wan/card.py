@@ -112,7 +112,7 @@ _AROUND = r"condition_embedder\.(text_embedder\.linear_[12]|time_embedder\.linea
 
 CARD = Family(
     name="wan",
-    title="Wan 2.1",
+    title="Wan",
     variants={variant.name: variant for variant in (T2V_1_3B, T2V_14B, TINY)},
     open_encoder="cinelora.families.wan.encode:open_encoder",
     open_denoiser="cinelora.families.wan.denoise:open_denoiser",

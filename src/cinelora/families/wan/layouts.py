@@ -209,13 +209,18 @@ class DiffusersLora:
 
 
 class OriginalLora:
-    """`<prefix><original name>.lora_A.weight`: ComfyUI with prefix and alpha, bare peft files with neither."""
+    """`<prefix><original name>.lora_A.weight`: ComfyUI with prefix and alpha, bare peft files with neither.
+
+    `underscored` is kohya's spelling: `<prefix><name with underscores>.lora_down.weight`. Underscores are ambiguous
+    (self_attn_q), so names are looked up in the table and never taken apart.
+    """
 
     dora = False
 
-    def __init__(self, name: str, prefix: str, strength: str):
-        self.name, self.prefix, self.strength = name, prefix, strength
-        self.natives, self.originals = Names(TRANSFORMER), Names(_flip(TRANSFORMER))
+    def __init__(self, name: str, prefix: str, strength: str, *, underscored: bool = False):
+        self.name, self.prefix, self.strength, self.underscored = name, prefix, strength, underscored
+        rows = [(original.replace(".", "_") if underscored else original, native) for original, native in TRANSFORMER]
+        self.natives, self.originals = Names(rows), Names(_flip(rows))
 
     def reads(self, keys: Sequence[str]) -> bool:
         """True where every key goes on, behind the prefix, with a module of the original."""
@@ -224,45 +229,15 @@ class OriginalLora:
         )
 
     def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Original names -> native, also of the older suffixes lora_down and lora_up."""
+        """Original names -> native; lora_down and lora_up are read in every spelling."""
         bare = {_modern(key.removeprefix(self.prefix)): value for key, value in tensors.items()}
         return {PART + key: value for key, value in _rewritten(bare, self.natives.rewrite, self.name).items()}
 
     def from_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Native -> original names."""
         bare = {key.removeprefix(PART): value for key, value in tensors.items()}
-        found = _rewritten(bare, self.originals.rewrite, self.name)
-        return {self.prefix + key: value for key, value in found.items()}
-
-
-class KohyaLora:
-    """`<prefix><original name with underscores>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
-
-    Underscores are ambiguous (self_attn_q), so names are looked up in the table and never taken apart.
-    """
-
-    strength, dora = "key", False
-
-    def __init__(self, name: str, prefix: str):
-        self.name, self.prefix = name, prefix
-        rows = [(original.replace(".", "_"), native) for original, native in TRANSFORMER]
-        self.natives, self.originals = Names(rows), Names(_flip(rows))
-
-    def reads(self, keys: Sequence[str]) -> bool:
-        """True where every key is the prefix and a module's name in underscores."""
-        return bool(keys) and all(
-            key.startswith(self.prefix) and self.natives.rewrite(key.removeprefix(self.prefix)) for key in keys
-        )
-
-    def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """lora_down / lora_up under underscored names -> lora_A / lora_B under native ones."""
-        bare = {_modern(key.removeprefix(self.prefix)): value for key, value in tensors.items()}
-        return {PART + key: value for key, value in _rewritten(bare, self.natives.rewrite, self.name).items()}
-
-    def from_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The other way."""
-        bare = {_kohya(key.removeprefix(PART)): value for key, value in tensors.items()}
-        found = _rewritten(bare, self.originals.rewrite, self.name)
+        spelt = {_kohya(key) if self.underscored else key: value for key, value in bare.items()}
+        found = _rewritten(spelt, self.originals.rewrite, self.name)
         return {self.prefix + key: value for key, value in found.items()}
 
 
@@ -281,8 +256,8 @@ def _kohya(key: str) -> str:
 LORA_LAYOUTS = (
     DiffusersLora(),
     OriginalLora("comfyui", "diffusion_model.", "key"),
-    KohyaLora("kohya", "lora_unet_"),
-    KohyaLora("videox", "lora_unet__"),
+    OriginalLora("kohya", "lora_unet_", "key", underscored=True),
+    OriginalLora("videox", "lora_unet__", "key", underscored=True),
     OriginalLora("peft", "", "folded"),
 )
 """No module's name starts with an underscore, so a `lora_unet__` file is not taken for a `lora_unet_` one."""
