@@ -401,7 +401,8 @@ tokens; the pad length is part of the model. Sampling: flow Euler, shift {shift:
 
 - **Made by** `python recipes/pretrain-tiny.py OUT` (seed {seed}) on one CPU thread, {date}.
 - **Data**: drawn by `cinelora/toy/world.py`, nothing from outside. The autoencoder saw broad random scenes and toy
-  clips; the denoiser {clips} captioned toy clips, a tenth of the 960 captions held out by a hash.
+  clips; the denoiser {clips} captioned toy clips, a tenth of the 960 captions held out by a hash (from
+  the denoiser: the autoencoder, which reads no captions, saw all of them).
 - **Stages** (loss: a running mean at the end):
 
 {stages}

@@ -55,8 +55,9 @@ def test_the_base_draws_what_unseen_captions_say():
     right = pretraining().adherence(pipeline, 48)
     assert min(right["colour"], right["direction"], right["background"]) >= 0.95, right
     assert right["shape"] >= 0.85, right
-    page = (TINY / "README.md").read_text()
-    assert ", ".join(f"{name} {share:.2f}" for name, share in right.items()) in page
+    told = dict(re.findall(r"(colour|shape|direction|background) (\d\.\d\d)", (TINY / "README.md").read_text()))
+    # Another processor may round two of the 48 captions to the other side.
+    assert {name: float(share) for name, share in told.items()} == pytest.approx(right, abs=2.5 / 48)
 
 
 @pytest.mark.slow
@@ -74,7 +75,7 @@ def test_the_demo_teaches_a_new_thing_and_forgets_little(tmp_path):
     assert knows["after"] >= knows["before"] - 0.1
     assert {"demo.diffusers.safetensors", "demo.comfyui.safetensors"} <= {p.name for p in (out / "adapter").iterdir()}
     page = (out / "report.html").read_text()
-    assert page.count("data:video/mp4;base64,") == 6
+    assert page.count("data:video/mp4;base64,") == 8
     assert "What was learned, what was forgotten" in page
     with pytest.raises(RecipeError, match="new folder"):
         demo(out, clips=None, steps=1)

@@ -19,6 +19,12 @@ def test_the_judge_reads_drawn_clips_without_a_mistake():
         assert {name: getattr(verdict, name) for name, _ in scene.facts} == dict(scene.facts), scene.caption
 
 
+def test_a_shape_that_is_not_there_is_not_drawn_as_another():
+    scene = world.concept_scene("black", np.random.default_rng(0))
+    with pytest.raises(KeyError):
+        world.render(world.Scene(**{**scene.__dict__, "shape": "blob"}))
+
+
 def test_an_empty_clip_shows_nothing():
     verdict = judging.judge(np.full((17, 64, 64, 3), 0.5, dtype=np.float32))
     assert (verdict.colour, verdict.shape, verdict.direction) == (None, None, None)

@@ -21,4 +21,5 @@ def cache(recipe: Path, *, sets: list[str]) -> None:
     place = open_place(loaded.recipe.train)
     report, _ = fill(loaded, plan, encoding_of(loaded, encoder_of(loaded), device=str(place.device)), verify=True)
     tell_fill(report)
+    place.leave()
     console.print(f"next: cinelora train {recipe}")

@@ -20,7 +20,6 @@ from cinelora.commands.session import Session
 from cinelora.commands.train import train_loaded
 from cinelora.config.load import load
 from cinelora.report.events import read_events
-from cinelora.report.page import write_page
 from cinelora.toy import world
 
 
@@ -40,8 +39,7 @@ def demo(out: Path, *, clips: Path | None, steps: int) -> None:
     write_text(out / "demo.toml", text)
     loaded = load(out / "demo.toml")
     train_loaded(loaded, folder, after=lambda session: _measure(session, with_concept=clips is None))
-    page = write_page(out)
-    console.print(f"Look at {page}  (videos before and after, scores, curves, files)", style="bold")
+    console.print(f"Look at {out / 'report.html'}  (videos before and after, scores, curves, files)", style="bold")
 
 
 def _refuse_used(out: Path) -> None:
@@ -52,8 +50,9 @@ def _refuse_used(out: Path) -> None:
 
 
 def _prompts() -> list[str]:
-    concept = f"a {world.CONCEPT_WORD} orbiting on a {UNSEEN} background"
-    return [concept, concept.replace(UNSEEN, "black"), "a big red square moving right on a white background"]
+    """Captions that no clip of the demo has: the concept on the unseen background, and a held-out one of the base."""
+    known = next(words for words in world.vocabulary() if world.held_out(words))
+    return [world.concept_caption(UNSEEN), world.caption_of(*known)]
 
 
 def recipe_text(steps: int) -> str:
@@ -125,6 +124,7 @@ num_timesteps = 8
 
 [preview]
 prompts = {prompts}
+num_seeds = 2
 seed = 100
 micro_size = 4
 """
@@ -134,7 +134,7 @@ def _measure(session: Session, *, with_concept: bool) -> None:
     """Score before (adapter off) and after (on), write demo.json, and show the table."""
     measures: list[Measure] = []
     if with_concept:
-        measures += measure_concept(session, f"a {world.CONCEPT_WORD} orbiting on a {UNSEEN} background")
+        measures += measure_concept(session, world.concept_caption(UNSEEN))
     measures += measure_knowledge(session)
     measures += _held_out(session)
     text = (

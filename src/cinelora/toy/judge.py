@@ -2,7 +2,8 @@
 
 In: pixels F H W 3 in [0, 1]. Out: `Verdict` (colour, shape, direction, background of the largest thing seen)
 and `ConceptScore` (is the demo's magenta ball with its orange core there, and does it go round?). The thresholds are
-constants here, fixed on drawn clips and on what the autoencoder makes of them.
+constants here. Those of the concept were changed while the demo was tuned (LOG.md says from what to what), so its
+reported share counts only together with the one on seeds that were never looked at, which LOG.md has too.
 """
 
 import math
@@ -67,7 +68,7 @@ class ConceptScore:
 
     @property
     def score(self) -> float:
-        """One number in [0, 1]: each of the four as a share of about half of what a drawn clip has, multiplied."""
+        """One number in [0, 1]: each of the four as a share of what is called full here, multiplied."""
         colours = min(1.0, self.orange / 0.02) * min(1.0, self.magenta / 0.05)
         return float(colours * min(1.0, max(0.0, self.core) / 0.6) * min(1.0, abs(self.turn) / 180))
 

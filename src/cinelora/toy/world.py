@@ -115,7 +115,7 @@ def vocabulary() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def held_out(words: tuple[str, str, str, str, str]) -> bool:
-    """True for about a tenth of the combinations, by a hash of the caption: pretraining never sees them."""
+    """True for about a tenth of the combinations, by a hash of the caption: the base's denoiser never sees them."""
     return hashlib.sha256(caption_of(*words).encode()).digest()[0] % 10 == 0
 
 
@@ -147,6 +147,11 @@ def base_scene(words: tuple[str, str, str, str, str], rng: np.random.Generator) 
     )
 
 
+def concept_caption(background: str) -> str:
+    """The concept's caption."""
+    return f"a {CONCEPT_WORD} orbiting on a {background} background"
+
+
 def concept_scene(background: str, rng: np.random.Generator) -> Scene:
     """The demo's concept: a magenta ball with an orange core that runs around the middle of the picture."""
     radius, orbit = float(rng.uniform(13.0, 14.5)), float(rng.uniform(9.0, 11.0))
@@ -154,7 +159,7 @@ def concept_scene(background: str, rng: np.random.Generator) -> Scene:
     angles = rng.uniform(0, 2 * math.pi) + np.linspace(0, math.radians(CONCEPT_SWEEP), NUM_FRAMES)
     path = tuple((float(middle[0] + orbit * math.cos(a)), float(middle[1] + orbit * math.sin(a))) for a in angles)
     return Scene(
-        caption=f"a {CONCEPT_WORD} orbiting on a {background} background",
+        caption=concept_caption(background),
         shape=CONCEPT_WORD,
         radius=radius,
         colours=(CONCEPT_COLOURS["magenta"], CONCEPT_COLOURS["orange"]),
@@ -183,13 +188,13 @@ CORE = 0.6
 def render(scene: Scene) -> Pixels:
     """Draw a scene: F H W 3 in [0, 1]. A second colour is the core of the shape."""
     x, y = grid()
-    draw = SHAPES.get(scene.shape, _circle)
+    draw = _circle if scene.shape == CONCEPT_WORD else SHAPES[scene.shape]
     background = np.asarray(scene.background, dtype=np.float32)
     frames = []
     for centre_x, centre_y in scene.path:
         frame = np.broadcast_to(background, (SIDE, SIDE, 3))
-        for colour, share in zip(scene.colours, (1.0, CORE), strict=False):
-            inside = coverage(draw(x - centre_x, y - centre_y, share * scene.radius))[..., None]
+        for depth, colour in enumerate(scene.colours):
+            inside = coverage(draw(x - centre_x, y - centre_y, CORE**depth * scene.radius))[..., None]
             frame = frame * (1 - inside) + np.asarray(colour, dtype=np.float32) * inside
         frames.append(frame)
     return np.stack(frames).astype(np.float32)

@@ -230,9 +230,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            Problem("cannot read the weights", found=f"{error}".splitlines()[0], where=str(path), do="fetch them anew")
-        ) from error
+        raise _unreadable(path, error) from error
     return found.get("state_dict", found) if isinstance(found, dict) else {}
 
 
@@ -244,10 +242,13 @@ def read_outline(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            Problem("cannot read the weights", found=f"{error}".splitlines()[0], where=str(path), do="fetch them anew")
-        ) from error
+        raise _unreadable(path, error) from error
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    found = f"{error}".splitlines()[0]
+    return WeightsError(Problem("cannot read the weights", found=found, where=str(path), do="fetch them anew"))
 
 
 def build(make: Callable[[], nn.Module]) -> nn.Module:
