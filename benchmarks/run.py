@@ -147,6 +147,30 @@ cache(Path("bench.toml"), sets=["data.source.0.path={folder}", "data.cache_dir=c
 print(json.dumps({{"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}}))
 """
 
+SAMPLER = """
+import json, time, resource
+from pathlib import Path
+from cinelora.contracts.flow import Bucket, Record, Slot
+from cinelora.data.batches import Batches, MicroRules
+media = (Path("clip.mp4"),)
+buckets = [Bucket(f, h, w) for f in (17, 49, 81) for h, w in ((480, 832), (832, 480), (640, 640))]
+slots = [
+    Slot(Record(f"s/{{k:07d}}.mp4", "s", "video", media, f"caption {{k}}", "table"), buckets[k % 9])
+    for k in range({count})
+]
+before, at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+batches = Batches(slots, {{"s": 0.0}}, MicroRules(4), seed=0)
+start = time.process_time() - at
+at = time.process_time()
+batches.micro(batches.micros_per_epoch)
+epoch, at = time.process_time() - at, time.process_time()
+for k in range(1000):
+    batches.micro(batches.micros_per_epoch + k)
+micro = (time.process_time() - at) / 1000 + epoch / batches.micros_per_epoch
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps({{"start": start, "micro": micro, "mb": grown / 1024}}))
+"""
+
 
 def table_of_thousand(folder: Path) -> None:
     """A JSONL of 1,000 rows that state their sizes."""
@@ -190,6 +214,9 @@ def main() -> None:
         )
         peaks = [child(PEAK.format(folder=where), folder)["mb"] for where in ("few", "lots")]
         rows.append(("peak memory while caching, MB (50 / 500 clips)", f"{peaks[0]:.0f} / {peaks[1]:.0f}", "equal"))
+        order = child(SAMPLER.format(count=1_000_000), folder)
+        rows.append(("sampler at 1 M clips, CPU ms per micro-batch", f"{1e3 * order['micro']:.3f}", "< 1"))
+        rows.append(("sampler at 1 M clips, start: CPU s, MB", f"{order['start']:.1f}, {order['mb']:.0f}", "told"))
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, one thread, `make bench`\n")
     print("| what | figure | wanted |\n|---|---|---|")
     for row in rows:

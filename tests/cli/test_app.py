@@ -77,10 +77,10 @@ def test_a_run_from_check_to_sample(call, tmp_path):
     assert (code, "11 clips to train on, 1 held out; no problem found" in said) == (0, True)
     code, said = call("cache", "r.toml")
     assert code == 0
-    assert "24 made, 0 found" in said
+    assert "26 made, 0 found" in said
     code, said = call("train", "r.toml")
     assert code == 0, said
-    assert "0 made, 24 found" in said
+    assert "0 made, 26 found" in said
     assert said.count("proven:") >= 2
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {
@@ -431,7 +431,7 @@ def test_ctrl_c_ends_with_a_word_and_its_own_exit_code(call, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Cache, "fill", interrupted)
+    monkeypatch.setattr(Cache, "make", interrupted)
     code, said = call("cache", "r.toml")
     assert code == 130
     assert "interrupted" in said

@@ -186,4 +186,7 @@ def test_a_weight_without_another_source_has_no_effect(recipe):
     (found,) = problems(recipe, GOOD, "data.source.0.weight=2.5")
     assert found.what == "data.source.0.weight has no effect in this run"
     two = GOOD + '[[data.source]]\npath = "more"\nweight = 2.0'
+    (found,) = problems(recipe, two)
+    assert found.what == "only some sources have a weight"
+    two = two.replace('"clips"', '"clips"\nweight = 1')
     assert recipe(two).recipe.data.source[1].weight == 2.0

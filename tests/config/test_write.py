@@ -31,7 +31,10 @@ def test_the_resolved_recipe_loads_to_the_same(tmp_path):
     tables = {
         "model": {"family": "fake", "variant": "tiny"},
         "data": {
-            "source": [{"path": "a", "reader": "folder"}, {"path": "b", "weight": 2.0}],
+            "source": [
+                {"path": "a", "reader": "folder", "weight": 1},
+                {"path": "b", "weight": 2.0, "rules": {"frames": [5]}},
+            ],
             "clip": "random",
             "num_variants": 3,
         },

@@ -83,7 +83,7 @@ BAD = {
     "text-png": ("a.png", text, "cannot be read as an image"),
     "cut-png": ("a.png", lambda p: cut(picture(p), 0.5), "cannot be read as an image"),
     "cut-jpg": ("a.jpg", lambda p: cut(picture(p), 0.5), "cannot be read as an image"),
-    "animated": ("a.webp", animated, "is an animated image"),
+    "animated": ("a.png", animated, "is an animated image"),
 }
 
 

@@ -1,3 +1,4 @@
+import math
 import time
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from cinelora.base.errors import DataError, RunError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Bucket, Encoded, Record, Slot
-from cinelora.data.batches import Batches, collate, held_out_micros
+from cinelora.contracts.geometry import Geometry
+from cinelora.data.batches import (
+    Batches,
+    MicroRules,
+    batcher,
+    collate,
+    copies_of,
+    held_out_micros,
+    micro_rules,
+)
+from cinelora.data.options import DataOptions
 
 BUCKETS = (Bucket(5, 16, 16), Bucket(9, 16, 16), Bucket(9, 16, 24))
 
@@ -39,7 +50,7 @@ def epoch(batches: Batches, number: int = 0) -> list[tuple[Slot, ...]]:
 def test_every_epoch_shows_every_slot_in_proportion_one_bucket_at_a_time(counts, weights, micro_size, world, buckets):
     slots = make("a", counts[0], buckets=buckets) + make("b", counts[1], buckets=buckets)
     shares = dict(zip("ab", weights, strict=True))
-    ranks = [Batches(slots, shares, micro_size, seed=1, rank=r, world=world) for r in range(world)]
+    ranks = [Batches(slots, shares, MicroRules(micro_size), seed=1, rank=r, world=world) for r in range(world)]
     assert len({one.micros_per_epoch for one in ranks}) == 1
     micros = [micro for one in ranks for micro in epoch(one, 3)]
     assert all(1 <= len(micro) <= micro_size and len({slot.bucket for slot in micro}) == 1 for micro in micros)
@@ -54,7 +65,7 @@ def test_every_epoch_shows_every_slot_in_proportion_one_bucket_at_a_time(counts,
 
 
 def test_the_largest_source_per_weight_is_shown_once_and_the_other_repeats_evenly():
-    batches = Batches(make("few", 3) + make("many", 20), {"few": 1, "many": 1}, 1, seed=0)
+    batches = Batches(make("few", 3) + make("many", 20), {"few": 1, "many": 1}, MicroRules(1), seed=0)
     seen = Counter(micro[0].name for micro in epoch(batches))
     assert {n for name, n in seen.items() if name.startswith("many")} == {1}
     assert sorted(n for name, n in seen.items() if name.startswith("few")) == [6, 7, 7]
@@ -67,39 +78,128 @@ def test_the_largest_source_per_weight_is_shown_once_and_the_other_repeats_evenl
 
 def test_the_order_is_a_function_of_seed_and_number_alone():
     slots = make("a", 11, buckets=2)
-    one, other = (Batches(s, {"a": 1}, 2, seed=5) for s in (slots, slots[::-1]))
+    one, other = (Batches(s, {"a": 1}, MicroRules(2), seed=5) for s in (slots, slots[::-1]))
     forward = [one.micro(k) for k in range(40)]
     assert [other.micro(k) for k in reversed(range(40))] == forward[::-1]
     assert one.fingerprint == other.fingerprint
     assert epoch(one, 0) != epoch(one, 1)
-    assert epoch(Batches(slots, {"a": 1}, 2, seed=6)) != epoch(one)
+    assert epoch(Batches(slots, {"a": 1}, MicroRules(2), seed=6)) != epoch(one)
     changed = (
-        Batches(slots[:-1], {"a": 1}, 2, seed=5),
-        Batches(slots, {"a": 1}, 3, seed=5),
-        Batches(slots, {"a": 2}, 2, seed=5),
-        Batches([replace(s, record=replace(s.record, caption="another")) for s in slots], {"a": 1}, 2, seed=5),
+        Batches(slots[:-1], {"a": 1}, MicroRules(2), seed=5),
+        Batches(slots, {"a": 1}, MicroRules(3), seed=5),
+        Batches(slots, {"a": 2}, MicroRules(2), seed=5),
+        Batches(
+            [replace(s, record=replace(s.record, caption="another")) for s in slots], {"a": 1}, MicroRules(2), seed=5
+        ),
     )
     assert len({b.fingerprint for b in (one, *changed)}) == 5
     assert [one.epoch_of(k) for k in (0, 5, 6, 12)] == [0, 0, 1, 2]
 
 
 def test_who_stands_together_changes_from_epoch_to_epoch():
-    batches = Batches(make("a", 12), {"a": 1}, 2, seed=0)
+    batches = Batches(make("a", 12), {"a": 1}, MicroRules(2), seed=0)
     pairs = [{frozenset(slot.name for slot in micro) for micro in epoch(batches, k)} for k in range(2)]
     assert pairs[0] != pairs[1]
 
 
 def test_ranks_share_an_epoch_and_work_on_one_bucket_where_they_can():
     slots = make("a", 24, buckets=3)
-    ranks = [Batches(slots, {"a": 1}, 1, seed=2, rank=r, world=4) for r in range(4)]
+    ranks = [Batches(slots, {"a": 1}, MicroRules(1), seed=2, rank=r, world=4) for r in range(4)]
     assert ranks[0].micros_per_epoch == 6
     rows = list(zip(*(epoch(one) for one in ranks), strict=True))
     assert Counter(slot.name for row in rows for micro in row for slot in micro) == Counter(s.name for s in slots)
     assert all(len({micro[0].bucket for micro in row}) == 1 for row in rows)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 25),
+    size=st.integers(1, 4),
+    world=st.integers(1, 4),
+    buckets=st.integers(1, 3),
+    whole=st.booleans(),
+    same=st.booleans(),
+)
+def test_no_rule_of_micros_loses_a_slot(count, size, world, buckets, whole, same):
+    slots = make("a", count, buckets=buckets)
+    rules = MicroRules(size, whole=whole, same_bucket=same)
+    ranks = [Batches(slots, {"a": 1}, rules, seed=1, rank=r, world=world) for r in range(world)]
+    rows = list(zip(*(epoch(one, 2) for one in ranks), strict=True))
+    seen = Counter(slot.name for row in rows for micro in row for slot in micro)
+    assert set(seen) == {slot.name for slot in slots}
+    assert all(len({slot.bucket for slot in micro}) == 1 for row in rows for micro in row)
+    if whole:
+        assert all(len(micro) == size for row in rows for micro in row)
+    if same:
+        assert all(len({micro[0].bucket for micro in row}) == 1 for row in rows)
+    per_bucket = Counter(slot.bucket for slot in slots)
+    # At most: every bucket filled to whole micros, and those to whole rows.
+    assert len(rows) <= sum(math.ceil(math.ceil(n / size) / world) for n in per_bucket.values())
+    assert len(rows) >= math.ceil(sum(math.ceil(n / size) for n in per_bucket.values()) / world)
+
+
+def test_filling_repeats_clips_of_the_bucket_and_other_ones_each_epoch():
+    batches = Batches(make("a", 5), {"a": 1}, MicroRules(3, whole=True), seed=0)
+    assert batches.micros_per_epoch == 2
+    twice = set()
+    for number in range(20):
+        seen = Counter(slot.name for micro in epoch(batches, number) for slot in micro)
+        assert sorted(seen.values()) == [1, 1, 1, 1, 2]
+        assert all(len({slot.name for slot in micro}) == 3 for micro in epoch(batches, number))
+        twice.add(max(seen, key=seen.__getitem__))
+    assert len(twice) == 5
+    (alone,) = epoch(Batches(make("a", 1), {"a": 1}, MicroRules(3, whole=True), seed=0))
+    assert [slot.name for slot in alone] == [alone[0].name] * 3
+
+
+def test_all_ranks_on_one_bucket_see_the_same_number_of_clips():
+    slots = make("a", 7, buckets=3)  # 3 + 2 + 2
+    rules = MicroRules(1, same_bucket=True)
+    ranks = [Batches(slots, {"a": 1}, rules, seed=2, rank=r, world=2) for r in range(2)]
+    assert ranks[0].micros_per_epoch == 4
+    seen = Counter(slot.name for one in ranks for micro in epoch(one) for slot in micro)
+    assert sorted(seen.values()) == [1] * 6 + [2]
+
+
+def test_rules_of_micros_are_read_from_the_options_and_change_the_run():
+    def data(**values):
+        return DataOptions(source=[{"path": "x"}], buckets="videox", **values)
+
+    assert micro_rules(3, data()) == MicroRules(3)
+    assert micro_rules(3, data(small_buckets="repeat")) == MicroRules(3, whole=True)
+    same = data(videox={"keep_all_node_same_token_length": True})
+    assert micro_rules(3, same) == MicroRules(3, same_bucket=True)
+    slots = make("a", 4)
+    prints = {
+        Batches(slots, {"a": 1}, rules, seed=0).fingerprint
+        for rules in (MicroRules(2), MicroRules(2, whole=True), MicroRules(2, same_bucket=True))
+    }
+    assert len(prints) == 3
+    geometry = Geometry(fps=8, frames=16, height=64, width=64, frames_per_latent=4, frames_offset=0)
+    tiled = copies_of(data(videox={"auto_tile_batch_size": True, "token_sample_size": 256}), geometry)
+    sizes = (Bucket(1, 256, 256), Bucket(4, 256, 256), Bucket(8, 256, 256))
+    assert [tiled(bucket) for bucket in sizes] == [4, 2, 1]
+    assert [copies_of(data(), geometry)(bucket) for bucket in sizes] == [1, 1, 1]
+
+
+def test_copies_in_a_batch_are_read_once_and_drawn_anew():
+    slots, reads = make("a", 2), []
+
+    def read(slot):
+        reads.append(slot.name)
+        return encoded(float(len(reads)))
+
+    batch = batcher(read, copies=lambda bucket: 2)(slots, torch_rng("x"))
+    assert reads == [slot.name for slot in slots]
+    assert batch.names == tuple(reads * 2)
+    assert batch.conditions["text"][:, 0, 0].tolist() == [1, 2, 1, 2]
+    assert not torch.equal(batch.latents[0], batch.latents[2])
+    plain = batcher(read)(slots, torch_rng("x"))
+    assert len(plain.names) == 2
+
+
 def test_micros_come_fast_also_far_into_a_run():
-    batches = Batches(make("a", 20000, buckets=3), {"a": 1}, 2, seed=0)
+    batches = Batches(make("a", 20000, buckets=3), {"a": 1}, MicroRules(2), seed=0)
     batches.micro(10**7)
     began = time.process_time()
     for k in range(1000):
@@ -109,7 +209,7 @@ def test_micros_come_fast_also_far_into_a_run():
 
 def test_no_slots_are_an_error():
     with pytest.raises(DataError, match="no clip"):
-        Batches([], {}, 1, seed=0)
+        Batches([], {}, MicroRules(1), seed=0)
 
 
 def test_held_out_micros_are_fixed_and_limited():

@@ -70,10 +70,10 @@ def test_the_grid_of_480p_by_hand():
 def test_the_nearest_proportions_are_chosen():
     grid = aspect_grid(480, 832, 16)
     for height, width in ((1080, 1920), (1920, 1080), (1000, 1000), (480, 720), (100, 3000)):
-        chosen = size_for(height, width, options(), WAN)
+        chosen = size_for(height, width, options(upscale=True), WAN)
         distance = {s: abs(math.log(s[1] / s[0]) - math.log(width / height)) for s in grid}
         assert distance[chosen] == pytest.approx(min(distance.values()))
-    assert size_for(1000, 1000, options(aspect_buckets=False), WAN) == (480, 832)
+    assert size_for(1000, 1000, options(buckets="single"), WAN) == (480, 832)
     assert size_for(1000, 1000, options(size=[64, 64]), WAN) == (64, 64)
 
 
@@ -83,8 +83,8 @@ def test_without_upscale_a_small_clip_gets_a_small_bucket():
     assert size_for(240, 416, no, WAN) == (240, 416)
     assert size_for(250, 430, no, WAN) == (240, 416)
     assert size_for(10, 400, no, WAN) == (0, 0)
-    assert size_for(240, 416, options(), WAN) == (480, 832)
-    fixed = options(upscale=False, aspect_buckets=False, size=[64, 64])
+    assert size_for(240, 416, options(upscale=True), WAN) == (480, 832)
+    fixed = options(upscale=False, buckets="single", size=[64, 64])
     assert size_for(40, 200, fixed, WAN) == (32, 32)
 
 
@@ -92,3 +92,65 @@ def test_without_upscale_a_small_clip_gets_a_small_bucket():
 def test_without_upscale_nothing_is_enlarged(height, width):
     tall, wide = size_for(height, width, options(upscale=False), WAN)
     assert (tall, wide) == (0, 0) or max(tall / height, wide / width) <= 1 + 1e-9
+
+
+SMALL = Geometry(fps=8, frames=49, height=384, width=672)
+EVEN = Geometry(fps=8, frames=16, height=64, width=64, frames_per_latent=8, frames_offset=0)
+
+
+def problems_of(geometry=SMALL, *, sources=({"path": "x"},), **values):
+    with pytest.raises(RecipeError) as caught:
+        check_options(DataOptions(source=list(sources), **values), geometry)
+    return [(p.what, p.where) for p in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    "switch",
+    ["random_hw_adapt", "training_with_video_token_length", "random_frame_crop", "random_ratio_crop"],
+)
+def test_drawn_buckets_are_a_reason_for_variants(switch):
+    check_options(options(buckets="videox", num_variants=3, videox={switch: True}), SMALL)
+    assert problems_of(buckets="videox", num_variants=3) == [
+        ("num_variants has no effect: all variants of a clip would be the same", "data.num_variants")
+    ]
+    # The switch has no effect under another kind of bucket (which the recipe refuses), so it is no reason there.
+    assert len(problems_of(num_variants=3, videox={switch: True})) == 1
+
+
+def test_what_the_token_budget_cannot_hold_is_told():
+    by_budget = {"training_with_video_token_length": True, "video_sample_size": 1024, "image_sample_size": 512}
+    assert problems_of(buckets="videox", videox=by_budget) == [
+        (
+            "videos draw their size from video_sample_size up to image_sample_size",
+            "data.videox.image_sample_size",
+        )
+    ]
+    large = {"training_with_video_token_length": True, "token_sample_size": 64, "image_sample_size": 2048}
+    assert problems_of(EVEN, buckets="videox", videox={**large, "video_sample_size": 1024}) == [
+        ("the token budget holds no clip at any size", "data.videox.token_sample_size")
+    ]
+    assert problems_of(buckets="videox", videox={"token_sample_size": 640}) == [
+        ("data.videox.token_sample_size has no effect in this run", "data.videox.token_sample_size")
+    ]
+    check_options(options(buckets="videox", videox={"token_sample_size": 640, "auto_tile_batch_size": True}), SMALL)
+
+
+def test_what_is_about_batches_cannot_be_one_sources_own():
+    rules = {"videox": {"auto_tile_batch_size": True, "keep_all_node_same_token_length": True}}
+    told = problems_of(buckets="videox", sources=({"path": "x"}, {"path": "y", "rules": rules}))
+    assert [where for _, where in told] == [
+        "data.source.1.rules.videox.keep_all_node_same_token_length",
+        "data.source.1.rules.videox.auto_tile_batch_size",
+    ]
+    both = DataOptions(source=[{"path": "y", "rules": rules}], buckets="videox", **rules)
+    check_options(both, SMALL)
+
+
+def test_enlarging_is_no_choice_where_the_reference_always_does():
+    told = problems_of(buckets="videox", compat="easyanimate", fps="source", upscale=True)
+    assert told == [("data.upscale has no effect in this run", "data.upscale")]
+
+
+def test_sources_are_checked_with_their_own_rules():
+    told = problems_of(sources=({"path": "x"}, {"path": "y", "rules": {"frames": [16]}}))
+    assert told == [("the model takes no clips of this length", "data.source.1.rules.frames")]

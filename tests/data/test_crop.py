@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinelora.contracts.flow import Bucket
-from cinelora.data.crop import cover_box, cover_scale
+from cinelora.data.crop import cover_box, cover_scale, crop_box
+from cinelora.data.options import ClipRules
 
 SIDES = st.integers(1, 5000)
 
@@ -33,3 +34,11 @@ def test_drawn_boxes_start_on_whole_pixels_and_reach_both_ends():
     rng = np.random.default_rng(0)
     lefts = [cover_box(10, 14, Bucket(1, 10, 10), rng)[0] for _ in range(200)]
     assert set(lefts) == {0, 1, 2, 3, 4}
+
+
+def test_the_rule_says_which_part():
+    bucket, rng = Bucket(1, 10, 10), np.random.default_rng(0)
+    assert crop_box(10, 14, bucket, ClipRules(), rng) == (2, 0, 12, 10)
+    assert crop_box(10, 14, bucket, ClipRules(crop="none"), rng) == (0, 0, 14, 10)
+    assert {crop_box(10, 14, bucket, ClipRules(crop="random"), rng)[0] for _ in range(100)} == {0, 1, 2, 3, 4}
+    assert crop_box(10, 14, bucket, ClipRules(crop="random")) == (2, 0, 12, 10)

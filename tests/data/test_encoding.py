@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cinelora.base.errors import WeightsError
+from cinelora.base.errors import DataError, Problem, WeightsError
 from cinelora.base.seeds import torch_rng
 from cinelora.data.batches import batcher
 from cinelora.data.cache import Cache
@@ -48,3 +48,37 @@ def test_live_reading_checks_the_card(tmp_path):
         Live(encoding(conditions={}))
     with pytest.raises(WeightsError, match="another shape"):
         Live(encoding(conditions={"text": "6 9"})).read(one)
+
+
+def test_padding_made_by_a_mask_is_stored_without_its_signs():
+    class Masked(Counted):
+        def towers(self):
+            text, vae = super().towers()
+            text.inner.encode = lambda clips, rng=None: [{"text": torch.full((6, 8), -1.0) * torch.eye(6)[:, :1]}]
+            return text, vae
+
+    how = encoding(Masked())
+    how.encoder.in_memory.add("text")
+    text = how.towers[0]
+    given = how.run(text, how.clip_for(text, slot_of_text()))["text"]
+    assert given[0].tolist() == [-1.0] * 8
+    assert not given[1:].signbit().any()
+
+
+def slot_of_text():
+    from cinelora.data.cache_work import word_slots
+
+    return word_slots(["words"])[0]
+
+
+def test_a_clip_that_fails_in_the_loop_is_named_with_what_to_do(tmp_path):
+    def broken(one):
+        raise DataError(Problem("cannot decode", where=one.record.where, do="mend it"))
+
+    one = slot(tmp_path / "clips", "a")
+    with pytest.raises(DataError, match="cannot decode") as caught:
+        Live(encoding(load=broken)).read(one)
+    told = str(caught.value)
+    assert f"where: {one.record.where}" in told
+    assert "do: mend it; leave the clip out" in told
+    assert "data.cache = 'on'" in told

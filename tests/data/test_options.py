@@ -9,7 +9,7 @@ from cinelora.data.options import DataOptions, SourceOptions
 
 def test_the_least_recipe():
     options = DataOptions(source=[{"path": "clips"}])
-    assert (options.source[0].reader, options.source[0].weight, options.source[0].held_out) == ("auto", 1.0, True)
+    assert (options.source[0].reader, options.source[0].weight, options.source[0].held_out) == ("auto", 0.0, True)
     assert (options.frames, options.size, options.fps) == ([], [], "family")
     assert (options.clip, options.crop, options.short, options.on_bad) == ("head", "centre", "fit", "stop")
     assert (options.held_out, options.cache, options.cache_dir) == (0.05, "on", ".cinelora/cache")
@@ -36,7 +36,7 @@ def test_wrong_values_are_refused(values):
         DataOptions(**{"source": [{"path": "clips"}], **values})
 
 
-@pytest.mark.parametrize("values", [{}, {"path": ""}, {"path": "a", "weight": 0}, {"path": "a", "kind": "folder"}])
+@pytest.mark.parametrize("values", [{}, {"path": ""}, {"path": "a", "weight": -1}, {"path": "a", "kind": "folder"}])
 def test_wrong_sources_are_refused(values):
     with pytest.raises(ValidationError):
         SourceOptions(**values)

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_real_files(tmp_path):
     Image.fromarray(flat_frames(1, 100, 50)[0]).save(made / "d.png")
     for name in "abcd":
         (made / f"{name}.txt").write_text("x")
-    rules = options(held_out=0, size=[64, 64])
+    rules = options(held_out=0, size=[64, 64], upscale=True)
     result = make_plan(read_records(rules, tmp_path), rules, TINY, seed=0)
     rows = {row.key: row for row in result.rows}
     assert [row.bucket for row in result.rows] == ["9x48x80", "5x64x64", "9x64x64", "1x80x48"]
@@ -77,7 +78,7 @@ def test_frames_seen_after_resampling():
 
 
 def test_speed_and_scale_are_told():
-    (row,) = plan(stated(frames=100, fps=8.0, width=416, height=240), fps="source").rows
+    (row,) = plan(stated(frames=100, fps=8.0, width=416, height=240), fps="source", upscale=True).rows
     assert row.speed == pytest.approx(2.0)
     assert row.notes == ("enlarged 2.00 times", "things move 2.00 times as fast as in the source")
     (row,) = plan(stated(frames=100, fps=16.0), fps=32).rows
@@ -167,7 +168,7 @@ def test_bad_entries_stop_or_are_skipped(tmp_path):
 def read_left_out(tmp_path):
     folder = tmp_path / "uncaptioned"
     encode(folder.mkdir() or folder / "a.mp4", flat_frames(9))
-    listing = read_records(options({"path": "uncaptioned"}), tmp_path)
+    listing = read_records(options({"path": "uncaptioned", "name": "s"}), tmp_path)
     assert all(isinstance(entry, LeftOut) for entry in listing.entries)
     return listing.left_out
 
@@ -239,12 +240,153 @@ def test_a_thousand_stated_rows_are_planned_without_opening_a_file(tmp_path, mon
     assert len(result.held_out) == 50
 
 
+def test_rows_say_what_is_made_of_a_clip():
+    record = replace(stated(frames=100, fps=20.0), more_captions=("y", "z"), repeats=3)
+    (row,) = plan(record, frames=[49], size=[480, 480], buckets="single").rows
+    assert (row.caption, row.num_captions, row.num_slots, row.repeats) == ("x", 3, 1, 3)
+    assert row.crop == (176.0, 0.0, 656.0, 480.0)
+    assert (row.clip_fps, row.buckets) == (16.0, ("49x480x480",))
+    json.dumps(asdict(row))
+    (row,) = plan(record, fps="source", frames=[49]).rows
+    assert (row.clip_fps, row.speed) == (20.0, pytest.approx(0.8))
+    (row,) = plan(replace(record, kind="image"), crop="none").rows
+    assert (row.crop, row.kind) == ((0.0, 0.0, 832.0, 480.0), "image")
+
+
+def test_every_window_is_a_slot_and_all_frames_are_seen():
+    result = plan(stated(frames=200), clip="chunks", frames=[49])
+    assert [slot.variant for slot in result.slots] == [0, 1, 2, 3]
+    (row,) = result.rows
+    assert (row.num_slots, row.frames_used, row.frames_lost) == (4, 196, 4)
+    assert result.warnings == ()
+    (row,) = plan(stated(frames=200), clip="sliding", slide_frames=50, frames=[81]).rows
+    assert (row.num_slots, row.frames_used) == (3, 181)
+
+
+def test_windows_of_variants_are_numbered_window_by_window():
+    rules = {"clip": "chunks", "crop": "random", "num_variants": 2, "frames": [49]}
+    result = plan(stated(frames=150), **rules)
+    assert [slot.variant for slot in result.slots] == [0, 1, 2, 3, 4, 5]
+
+
+def test_variants_may_stand_in_several_buckets():
+    budget = {"training_with_video_token_length": True, "video_sample_size": 256, "image_sample_size": 512}
+    rules = options(buckets="videox", videox=budget, num_variants=6, frames=[81], held_out=0)
+    result = make_plan(Listing((stated(frames=100),)), rules, WAN, seed=0)
+    (row,) = result.rows
+    assert len(result.slots) == row.num_slots == 6
+    assert [slot.variant for slot in result.slots] == list(range(6))
+    assert set(row.buckets) == {str(slot.bucket) for slot in result.slots} == {f"81x{s}" for s in SIZES_OF_TABLE}
+    assert row.bucket == str(result.slots[0].bucket)
+    assert f"stands in 3 buckets: {', '.join(row.buckets)}" in row.notes
+    again = make_plan(Listing((stated(frames=100),)), rules, WAN, seed=0)
+    assert again.slots == result.slots
+    assert make_plan(Listing((stated(frames=100),)), rules, WAN, seed=1).slots != result.slots
+
+
+SIZES_OF_TABLE = ("192x336", "288x496", "384x672")
+
+
+def test_a_held_out_clip_gives_one_slot_and_its_row_says_so():
+    entries = tuple(stated(k, frames=200) for k in range(10))
+    result = make_plan(Listing(entries), options(clip="chunks", frames=[49]), WAN, seed=0)
+    (row,) = [row for row in result.rows if row.status == "held out"]
+    assert (row.num_slots, row.frames_used, row.frames_lost) == (1, 49, 151)
+    assert len(result.slots) == 9 * 4
+
+
+def test_sources_are_cut_by_their_own_rules():
+    sources = {"path": "a"}, {"path": "b", "rules": {"frames": [17], "size": [64, 64], "buckets": "single"}}
+    entries = stated(0, source="a"), stated(0, source="b")
+    result = make_plan(Listing(entries), options(*sources, held_out=0), WAN, seed=0)
+    assert [row.bucket for row in result.rows] == ["81x480x832", "17x64x64"]
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_a_file_under_two_names_stays_on_one_side_and_says_so(tmp_path):
+    entries = []
+    for k in range(20):
+        for copy in "ab":
+            path = write(tmp_path / f"{k}{copy}.mp4", bytes([k]) * 9)
+            entries.append(replace(stated(f"{k}{copy}"), media=(path,)))
+    result = make_plan(Listing(tuple(entries)), options(held_out=0.3), WAN, seed=3)
+    assert len(result.held_out) == 12
+    held = {slot.record.key for slot in result.held_out}
+    assert all((f"s/{k}a" in held) == (f"s/{k}b" in held) for k in range(20))
+    notes = {row.key: row.notes for row in result.rows}
+    assert notes["s/4a"] == ("the same file as s/4b",)
+    assert notes["s/4b"] == ("the same file as s/4a",)
+    assert "40 clips are the same file as another one: each counts for itself" in result.warnings
+
+
+def test_files_of_one_size_are_not_taken_for_one_file(tmp_path):
+    entries = tuple(replace(stated(k), media=(write(tmp_path / f"{k}.mp4", bytes([k])),)) for k in range(3))
+    result = plan(*entries)
+    assert all(row.notes == () for row in result.rows)
+    (tmp_path / "2.mp4").unlink()
+    (tmp_path / "2.mp4").symlink_to(tmp_path / "0.mp4")
+    assert [row.notes for row in plan(*entries).rows] == [("the same file as s/2",), (), ("the same file as s/0",)]
+
+
+def test_a_clip_that_a_regularisation_source_has_too_is_not_held_out(tmp_path):
+    sources = {"path": "mine"}, {"path": "base", "held_out": False}
+    entries = []
+    for k in range(12):
+        path = write(tmp_path / f"{k}.mp4", bytes([k]))
+        entries.append(replace(stated(k, source="mine"), media=(path,)))
+        if k < 10:
+            entries.append(replace(stated(k, source="base"), media=(path,)))
+    result = make_plan(Listing(tuple(entries)), options(*sources, held_out=0.5), WAN, seed=0)
+    assert {slot.record.key for slot in result.held_out} < {"mine/10", "mine/11"}
+
+
+def test_a_group_too_large_to_hold_out_is_passed_over():
+    keys = [f"k{k}" for k in range(20)]
+    same = dict.fromkeys(keys[:15], "k0")
+    for seed in range(20):
+        chosen = held_out_keys(keys, 0.1, seed=seed, same=same)
+        assert len(chosen) == 2
+        assert not chosen & set(keys[:15])
+    assert held_out_keys(keys, 0.1, seed=0, same=dict.fromkeys(keys, "k0")) == frozenset()
+    pairs = {key: keys[k // 2 * 2] for k, key in enumerate(keys)}
+    assert len(held_out_keys(keys, 0.05, seed=0, same=pairs)) == 2  # one at least, and never half a pair
+
+
+def test_pairs_need_a_model_that_takes_two_frames(tmp_path):
+    made = [tmp_path / "a_start.png", tmp_path / "a_end.png"]
+    for path, size in zip(made, ((64, 48), (80, 60)), strict=True):
+        Image.new("RGB", size).save(path)
+    record = Record("s/a", "s", "pair", tuple(made), "x", "s/a")
+    two = Geometry(fps=8, frames=14, height=32, width=48, frames_per_latent=1, frames_offset=0)
+    (row,) = plan(record, geometry=two).rows
+    assert (row.bucket, row.frames, row.frames_used, row.frames_lost, row.num_slots) == ("2x32x48", 2, 2, 0, 1)
+    assert row.notes == ("the two pictures differ in size: 64 x 48 and 80 x 60",)
+    with pytest.raises(DataError, match=r"takes no pairs[\s\S]*leave pairs out"):
+        plan(record, geometry=TINY)
+
+
+def test_warnings_about_the_whole_dataset():
+    pictures = [stated(k, kind="image") for k in range(3)]
+    assert plan(*pictures).warnings == ("only pictures: the model will not learn motion",)
+    assert plan(*pictures, stated(9)).warnings == ()
+    still = Geometry(fps=1, frames=1, height=480, width=832)
+    assert plan(*pictures, geometry=still).warnings == ()
+    short = plan(stated(0), stated(1, frames=30), stated(2, frames=10)).warnings
+    assert short == ("2 of 3 videos are shorter than every frame bucket: they give 9 to 29 frames each",)
+    (warning,) = plan(stated(0, frames=300)).warnings
+    assert warning.startswith("an epoch shows 27% of the videos' frames")
+
+
 @pytest.mark.skipif(not SHARED_CLIPS.exists(), reason="the shared clips are not here")
 def test_the_shared_clips():
     rules = options({"path": str(SHARED_CLIPS / "captions.jsonl")}, frames=[49, 81])
     result = make_plan(read_records(rules, SHARED_CLIPS), rules, WAN, seed=0)
     rows = {row.key.removeprefix("captions/"): row for row in result.rows}
     assert rows["crush_030.mp4"].bucket == "81x480x832"
-    assert rows["hiker.mp4"].bucket == "81x512x768"  # 8 fps: 98 frames at 16; 1.5 : 1
+    assert rows["hiker.mp4"].bucket == "81x480x720"  # 8 fps: 98 frames at 16; 1.5 : 1, not enlarged
     assert (rows["inpaint_video.mp4"].frames_lost, rows["crush_030.mp4"].frames_lost) == (0, 65)
     assert all(row.status == "used" for row in result.rows)

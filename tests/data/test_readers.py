@@ -1,5 +1,7 @@
+"""Text tables, and what folders and tables have in common."""
+
 import json
-import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,23 +9,25 @@ from hypothesis import strategies as st
 
 from cinelora.base.errors import DataError
 from cinelora.contracts.flow import LeftOut, Record
+from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Reader
-from cinelora.data.options import SourceOptions
+from cinelora.data.options import DataOptions, SourceOptions
+from cinelora.data.plan import make_plan
 from cinelora.data.readers.folder import FolderReader
 from cinelora.data.readers.registry import open_reader
 from cinelora.data.readers.rows import csv_rows, json_line_rows, json_list_rows
 from cinelora.data.readers.table import TableReader
-from media.makers import SHARED_CLIPS
+from cinelora.data.sources import read_records
+from data.layouts import needs_clips, shared_captions, slug, write_layout
+from media.makers import SHARED_CLIPS, encode, flat_frames
+
+SEED = Path(__file__).resolve().parents[2].parent / "shared" / "seeds" / "003_55b8e74b6a6823a6.txt"
 
 
 def touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-
-
-def folder(path, **values):
-    return list(FolderReader(path, "s", SourceOptions(path="s", **values)).read())
 
 
 def table(path, *, root=None, **values):
@@ -35,27 +39,6 @@ def write(path, text, encoding="utf-8"):
     return path
 
 
-# --- folders
-
-
-def test_folder(tmp_path):
-    for name in ("b.mp4", "a.PNG", "sub/c.webm", "sub/deep/d.gif", ".hidden/e.mp4", "._b.mp4"):
-        touch(tmp_path / name)
-    write(tmp_path / "b.txt", "\ufeffa cat\nsits")
-    write(tmp_path / "a.caption", "a picture")
-    write(tmp_path / "sub/c.txt", "third")
-    write(tmp_path / "sub/deep/d.txt", "fourth")
-    records = folder(tmp_path, trigger="zorb")
-    assert [(r.key, r.kind, r.caption) for r in records] == [
-        ("s/a.PNG", "image", "zorb a picture"),
-        ("s/b.mp4", "video", "zorb a cat sits"),
-        ("s/sub/c.webm", "video", "zorb third"),
-        ("s/sub/deep/d.gif", "video", "zorb fourth"),
-    ]
-    assert records[1].media == (tmp_path / "b.mp4",)
-    assert records[1].where == str(tmp_path / "b.mp4")
-
-
 def test_both_readers_play_the_role(tmp_path):
     touch(tmp_path / "a.mp4")
     write(tmp_path / "t.csv", "path,caption\na.mp4,x\n")
@@ -65,65 +48,17 @@ def test_both_readers_play_the_role(tmp_path):
         assert isinstance(reader, kind)
 
 
-def test_folder_tells_everything_that_is_wrong(tmp_path):
-    touch(*(tmp_path / f"{name}.mp4" for name in ("none", "empty", "latin", "utf16", "two", "good")))
-    write(tmp_path / "empty.txt", " \n")
-    write(tmp_path / "latin.txt", b"a caf\xe9")
-    write(tmp_path / "utf16.txt", "caption".encode("utf-16"))
-    write(tmp_path / "two.txt", "x")
-    write(tmp_path / "two.caption", "y")
-    write(tmp_path / "good.txt", "x")
-    entries = folder(tmp_path)
-    told = {entry.where.rsplit("/")[-1]: entry.problems for entry in entries if isinstance(entry, LeftOut)}
-    assert {name: problems[0].what for name, problems in told.items()} == {
-        "none.mp4": "no caption file",
-        "empty.mp4": "the caption is empty",
-        "latin.mp4": "is not UTF-8 text",
-        "utf16.mp4": "is not UTF-8 text",
-        "two.mp4": "two caption files",
-    }
-    assert told["latin.mp4"][0].found == "byte 0xe9 at offset 5"
-    assert told["latin.mp4"][0].where.endswith("latin.txt")
-    assert "UTF-16" in told["utf16.mp4"][0].found
-    assert [entry.key for entry in entries if isinstance(entry, Record)] == ["s/good.mp4"]
+@needs_clips
+@pytest.mark.parametrize("kind", ["folder", "names", "csv", "jsonl", "parquet", "datasets", "cogvideox-csv"])
+def test_the_shared_clips_in_every_layout(tmp_path, kind):
+    path = write_layout(kind, tmp_path)
+    source = SourceOptions(path="s", captions="names" if kind == "names" else "files")
+    reader = TableReader(path, "s", source, root=path.parent) if kind not in ("folder", "names") else None
+    records = list((reader or FolderReader(path, "s", source)).read())
+    said = [slug(caption).replace("_", " ") if kind == "names" else caption for _, caption in shared_captions()]
+    assert sorted(record.caption for record in records) == sorted(said)
+    assert all(record.media[0].stat().st_size > 100_000 for record in records)
 
-
-def test_folder_without_media(tmp_path):
-    write(tmp_path / "a.txt", "x")
-    with pytest.raises(DataError, match=r"no videos or images[\s\S]*1 x \.txt"):
-        folder(tmp_path)
-
-
-def test_folder_names_what_it_passes_over(tmp_path, caplog):
-    touch(tmp_path / "a.mp4", tmp_path / "b.wmv")
-    write(tmp_path / "a.txt", "x")
-    write(tmp_path / "orphan.txt", "x")
-    assert len(folder(tmp_path)) == 1
-    assert "b.wmv, orphan.txt" in caplog.text
-
-
-def test_folder_follows_links_once(tmp_path):
-    touch(tmp_path / "far" / "a.mp4")
-    write(tmp_path / "far" / "a.txt", "x")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "near").symlink_to(tmp_path / "far")
-    (tmp_path / "far" / "loop").symlink_to(tmp_path / "far")
-    assert [record.key for record in folder(tmp_path / "set")] == ["s/near/a.mp4"]
-
-
-def test_file_names_that_are_not_text(tmp_path):
-    touch(tmp_path / "a.mp4")
-    write(tmp_path / "a.txt", "x")
-    try:
-        with open(os.fsencode(tmp_path) + b"/\xff.mp4", "wb"), open(os.fsencode(tmp_path) + b"/\xff.txt", "wb") as file:
-            file.write(b"x")
-    except OSError:
-        pytest.skip("this file system takes only UTF-8 names")
-    bad = [entry for entry in folder(tmp_path) if isinstance(entry, LeftOut)]
-    assert [entry.problems[0].what for entry in bad] == ["the name of the media file is not text"]
-
-
-# --- tables
 
 ROWS = [("a.mp4", "a cat, sitting"), ("sub/b.png", 'say "hi"\nthere'), ("c.mp4", "über")]
 
@@ -166,10 +101,130 @@ def test_json(tmp_path, form):
     assert [r.where for r in records] == [f"{path}:{line}" for line in lines]
 
 
-def test_triple_quotes(tmp_path):
+# The lines of the CogVideoX guide for its single CSV; its header stands for names that one chooses.
+GUIDE = [
+    '"""A black and white animated sequence featuring a rabbit, named Rabbity Ribfried, and an anthropomorphic goat in '
+    'a musical, playful environment, showcasing their evolving interaction.""","""00000.mp4"""',
+    '"""A black and white animated sequence on a ship\'s deck features a bulldog character, named Bully Bulldoger, '
+    "showcasing exaggerated facial expressions and body language. The character progresses from confident to focused, "
+    "then to strained and distressed, displaying a range of emotions as it navigates challenges. The ship's interior "
+    "remains static in the background, with minimalistic details such as a bell and open door. The character's dynamic "
+    "movements and changing expressions drive the narrative, with no camera movement to distract from its evolving "
+    'reactions and physical gestures.""","""00001.mp4"""',
+]
+
+
+@pytest.mark.parametrize("header", ["text,video", "<CAPTION_COLUMN>,<PATH_TO_VIDEO_COLUMN>"])
+def test_the_table_of_the_cogvideox_guide(tmp_path, header):
+    touch(tmp_path / "videos" / "00000.mp4", tmp_path / "videos" / "00001.mp4")
+    path = write(tmp_path / "metadata.csv", "\n".join([header, *GUIDE, "..."]) + "\n")
+    names = {} if header == "text,video" else {"caption_column": "<CAPTION_COLUMN>"}
+    names |= {"path_column": "<PATH_TO_VIDEO_COLUMN>"} if names else {}
+    *records, dots = table(path, root=tmp_path / "videos", **names)
+    assert [record.key for record in records] == ["s/00000.mp4", "s/00001.mp4"]
+    for record, line in zip(records, GUIDE, strict=True):
+        assert record.caption == line.split('"""')[1]
+        assert '"' not in record.caption
+    assert dots.problems[0].what == "the row does not fit the header"
+
+
+@pytest.mark.skipif(not SEED.exists(), reason="the guides are not here")
+def test_the_guide_says_what_is_tested():
+    assert set(GUIDE) <= set(SEED.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize(
+    ("field", "caption"),
+    [
+        ('"""A cat, ""sat""."""', 'A cat, "sat".'),
+        ('"""Hello,"" he said, ""you."""', '"Hello," he said, "you."'),
+        ('"a ""small"" cat"', 'a "small" cat'),
+        ('"""small"" cats"', '"small" cats'),
+        ("plain", "plain"),
+    ],
+)
+def test_quotes_around_a_whole_value_go_and_others_stay(tmp_path, field, caption):
     touch(tmp_path / "a.mp4")
-    path = write(tmp_path / "t.csv", 'path,caption\na.mp4,"""A cat, ""sat""."""\n')
-    assert table(path)[0].caption == '"A cat, "sat"."'
+    assert table(write(tmp_path / "t.csv", f"path,caption\na.mp4,{field}\n"))[0].caption == caption
+    as_json = json.dumps({"path": "a.mp4", "caption": f'"{caption}"'})
+    assert table(write(tmp_path / "t.jsonl", as_json))[0].caption == f'"{caption}"'
+
+
+@pytest.mark.parametrize("mark", ["|", ":", "^"])
+def test_a_delimiter_that_is_none(tmp_path, mark):
+    path = write(tmp_path / "t.csv", f"path{mark}caption\na.mp4{mark}a cat\n")
+    with pytest.raises(DataError) as caught:
+        table(path)
+    assert len(caught.value.problems) == 2
+    assert {problem.found for problem in caught.value.problems} == {f"path{mark}caption"}
+    assert {problem.do for problem in caught.value.problems} == {
+        "separate the columns by a comma, a semicolon or a tab"
+    }
+    assert {problem.where for problem in caught.value.problems} == {str(path)}
+
+
+def test_the_delimiter_is_that_of_the_rows(tmp_path):
+    """Comma and semicolon both split this header in two; only one of them splits the rows, too."""
+    touch(tmp_path / "a.mp4")
+    path = write(tmp_path / "t.csv", "path;caption, long\na.mp4;a cat\n")
+    assert table(path, caption_column="caption, long")[0].caption == "a cat"
+
+
+def test_line_ends_and_a_mark(tmp_path):
+    media(tmp_path)
+    path = write(tmp_path / "t.csv", "\ufeff" + as_csv(",").replace("\n", "\r\n"))
+    assert [(r.key, r.caption) for r in table(path)] == expected()
+    assert [r.where for r in table(path)] == [f"{path}:2", f"{path}:3", f"{path}:5"]
+
+
+def test_entries_on_one_line_are_told_apart(tmp_path):
+    touch(tmp_path / "a.mp4")
+    objects = [{"path": "a.mp4", "caption": "x"}, {"path": "b.mp4", "caption": "x"}, {"path": "a.mp4", "caption": "y"}]
+    path = write(tmp_path / "t.json", json.dumps(objects))
+    first, missing, again = table(path)
+    assert isinstance(first, Record)
+    assert [missing.where, again.where] == [f"{path}:1 (entry 2)", f"{path}:1 (entry 3)"]
+    assert again.problems[0].what == "the same media stands in the dataset twice"
+    assert again.problems[0].where == f"{path}:1 and {path}:1 (entry 3)"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_a_key_twice_in_one_entry(tmp_path, form):
+    touch(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    lines = ['{"path": "b.mp4", "caption": "x"}', '{"path": "a.mp4", "path": "b.mp4", "caption": "x"}']
+    text = "\n".join(lines) if form == "jsonl" else "[" + ",\n".join(lines) + "]"
+    path = write(tmp_path / f"t.{form}", text)
+    good, bad = table(path)
+    assert good.key == "s/b.mp4"
+    assert bad.problems[0].what == "the entry names a key twice"
+    assert bad.problems[0].where == f"{path}:2"
+
+
+def test_several_captions_in_a_list(tmp_path):
+    touch(*(tmp_path / f"{name}.mp4" for name in "abc"))
+    lines = [
+        {"path": "a.mp4", "captions": ["a cat", "an animal", "a cat"]},
+        {"path": "b.mp4", "captions": []},
+        {"path": "c.mp4", "captions": ["a", 3]},
+    ]
+    first, empty, mixed = table(write(tmp_path / "t.jsonl", "\n".join(map(json.dumps, lines))))
+    assert (first.caption, first.more_captions) == ("a cat", ("an animal",))
+    assert empty.problems[0].what == "the caption is empty"
+    assert mixed.problems[0].what == "the caption is not text"
+
+
+def test_links_inside_keep_their_names(tmp_path):
+    """A link may name a file without a suffix, as a cache of the Hub has them, and the mask lies beside the link."""
+    touch(tmp_path / "set" / "blobs" / "0a1b")
+    (tmp_path / "set" / "a.mp4").symlink_to("blobs/0a1b")
+    path = write(tmp_path / "set" / "t.jsonl", json.dumps({"path": "x/../a.mp4", "caption": "x"}))
+    (record,) = table(path)
+    assert record.key == "s/a.mp4"
+    assert record.media[0].read_bytes() == b"x"
+    touch(tmp_path / "set" / "b.mp4")
+    (tmp_path / "way").symlink_to(tmp_path / "set")
+    path = write(tmp_path / "set" / "t.jsonl", json.dumps({"path": str(tmp_path / "way" / "b.mp4"), "caption": "x"}))
+    assert [record.key for root in ("set", "way") for record in table(path, root=tmp_path / root)] == ["s/b.mp4"] * 2
 
 
 def test_columns_can_be_named(tmp_path):
@@ -275,6 +330,30 @@ def test_odd_strings_in_paths(tmp_path):
         "media file cannot be reached",
         "the entry names no media file",
     ]
+
+
+def test_unusable_media_are_told_with_their_rows(tmp_path):
+    """What only opening a file shows is told by the plan, all at once, with the row that named the file."""
+    encode(tmp_path / "good.mp4", flat_frames(9))
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 50)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    whole = encode(tmp_path / "cut.mp4", flat_frames(9)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    path = write(tmp_path / "t.csv", "path,caption\ngood.mp4,x\ntext.mp4,x\nempty.mp4,x\ncut.mp4,x\ngone.mp4,x\n")
+    rules = DataOptions(source=[{"path": "t.csv"}])
+    with pytest.raises(DataError) as caught:
+        make_plan(read_records(rules, tmp_path), rules, Geometry(fps=8, frames=9, height=32, width=32), seed=0)
+    told = {problem.where: problem.what for problem in caught.value.problems}
+    named = {
+        line: next(what for where, what in told.items() if where.startswith(f"{path}:{line}")) for line in range(3, 7)
+    }
+    assert named == {
+        3: "cannot be decoded as a video",
+        4: "media file is empty",
+        5: "cannot be decoded as a video",
+        6: "media file is missing",
+    }
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize(

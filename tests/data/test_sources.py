@@ -2,7 +2,8 @@ import pytest
 
 from cinelora.base.errors import DataError, RecipeError
 from cinelora.data.options import DataOptions
-from cinelora.data.sources import read_records, source_names, source_weights
+from cinelora.data.rules import source_names, source_weights
+from cinelora.data.sources import read_records
 
 
 def options(*sources, **values):
@@ -31,7 +32,7 @@ def test_sources_in_order_relative_to_the_recipe(tmp_path):
 def test_names():
     made = options({"path": "x/clips"}, {"path": "y/clips"}, {"path": "z", "name": "clips-2"}, {"path": "."})
     assert source_names(made) == ("clips", "clips-3", "clips-2", "source")
-    assert source_weights(options({"path": "a", "weight": 2}, {"path": "b"})) == {"a": 2.0, "b": 1.0}
+    assert source_weights(options({"path": "a", "weight": 2}, {"path": "b"})) == {"a": 2.0, "b": 0.0}
 
 
 def test_one_name_twice():
@@ -45,8 +46,8 @@ def test_sources_that_cannot_be_listed_are_told_together(tmp_path):
     clip(tmp_path / "good" / "a.mp4", caption=None)
     (tmp_path / "empty").mkdir()
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "t.parquet").write_text("x")
-    names = ("good", "gone", "empty", "t.csv", "t.parquet")
+    (tmp_path / "t.doc").write_text("x")
+    names = ("good", "gone", "empty", "t.csv", "t.doc")
     sources = [{"path": name} for name in names] + [{"path": "t.csv", "reader": "folder", "name": "wrong"}]
     with pytest.raises(DataError) as caught:
         read_records(options(*sources), tmp_path)

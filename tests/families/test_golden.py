@@ -1,12 +1,18 @@
-"""Every golden case under tests/golden and ../shared/golden (or --golden DIR), chosen by its kind; ids FAMILY/CASE."""
+"""Every golden case under tests/golden and ../shared/golden (or --golden DIR), chosen by its kind; ids FAMILY/CASE.
+
+Cases of the data room (frames, pixels, buckets, masks) run for every family; the others for the families that the
+registry has.
+"""
 
 import golden_wan
 import pytest
 from golden_case import Case, NotBuiltError, find_cases
 
 from cinelora.families.registry import FAMILIES
+from data import golden_frames, golden_masks, golden_videox
 
 CHECKS = {"wan": golden_wan.CHECKS}
+DATA_CHECKS = {**golden_frames.CHECKS, **golden_masks.CHECKS, **golden_videox.CHECKS}
 EXPECTED_FAILURES = {"wan": golden_wan.EXPECTED_FAILURES}
 
 
@@ -21,11 +27,12 @@ def parameter(case: Case):
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
         cases = find_cases(metafunc.config.getoption("--golden"))
-        metafunc.parametrize("case", [parameter(case) for case in cases if case.family in FAMILIES])
+        known = [case for case in cases if case.family in FAMILIES or case.kind in DATA_CHECKS]
+        metafunc.parametrize("case", [parameter(case) for case in known])
 
 
 def test_golden(case, tmp_path):
-    check = CHECKS.get(case.family, {}).get(case.kind)
+    check = DATA_CHECKS.get(case.kind) or CHECKS.get(case.family, {}).get(case.kind)
     if check is None:
         pytest.fail(f"{case.name}: no check for kind {case.kind!r} of family {case.family}")
     check(case, tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cinelora.base.errors import DataError
+from cinelora.media import decode
 from cinelora.media.decode import frames_at
 from cinelora.media.image import read_image
 from cinelora.media.probe import probe
@@ -182,3 +183,67 @@ def test_image_modes(tmp_path):
     exif[0x0112] = 3
     Image.fromarray(quadrants()).save(tmp_path / "e.webp", exif=exif, lossless=True)
     np.testing.assert_array_equal(read_image(tmp_path / "e.webp"), quadrants()[::-1, ::-1])
+
+
+def detailed(count, height, width):
+    """Smooth waves and blocks that move, with detail down to four pixels."""
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    frames = []
+    for k in range(count):
+        waves = 100 + 50 * np.sin((x + 7 * k) / 9) + 40 * np.cos((y - 3 * k) / 13)
+        blocks = 60 * ((((x + 4 * k) // 16) + (y // 16)) % 2)
+        frames.append(np.stack([waves, 255 - waves, 40 + blocks + waves / 3], -1).clip(0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize(("height", "smaller"), [(512, (256, 128)), (506, (253, 253)), (509, (509, 509))])
+def test_large_motion_jpeg_is_decoded_smaller(tmp_path, height, smaller, monkeypatch):
+    """Where the target is small enough, a quarter of the pixels is decoded; what comes out differs by levels."""
+    path = encode(tmp_path / "a.avi", detailed(3, height, 768), codec="mjpeg", pix_fmt="yuvj444p", settings={"q": "2"})
+    facts = probe(path)
+    sizes = []
+    monkeypatch.setattr(decode, "_rgb", lambda frame, whole=decode._rgb: (sizes.append(frame.height), whole(frame))[1])
+    box = (64.0, 0.0, 704.0, 500.0)
+    for size, decoded in (((250, 320), height), ((125, 160), smaller[0]), ((62, 80), smaller[1])):
+        sizes.clear()
+        small = frames_at(path, facts.times, facts=facts, size=size, box=box).astype(int)
+        assert sizes == [decoded] * 3
+        whole = frames_at(path, facts.times, facts=facts)
+        expected = [Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC, box=box) for frame in whole]
+        difference = np.abs(small - np.stack([np.asarray(image) for image in expected]).astype(int))
+        assert difference.mean() < 0.7
+        assert np.quantile(difference, 0.999) <= 6
+
+
+def test_other_codecs_are_decoded_whole(tmp_path, monkeypatch):
+    """MPEG-4 could be decoded smaller, too, but its frames would drift from each other."""
+    for codec, name in (("mpeg4", "a.mp4"), ("libx264", "b.mp4")):
+        path = encode(tmp_path / name, detailed(4, 256, 256), codec=codec)
+        whole = frames_at(path, np.arange(4) / 8)
+        small = frames_at(path, np.arange(4) / 8, size=(16, 16))
+        for one, all_of_it in zip(small, whole, strict=True):
+            np.testing.assert_array_equal(one, np.asarray(Image.fromarray(all_of_it).resize((16, 16), Image.BICUBIC)))
+
+
+@pytest.mark.parametrize(("pix_fmt", "codec"), [("yuv444p", "libx264"), ("rgb24", "png")])
+def test_odd_sizes(tmp_path, pix_fmt, codec):
+    path = encode(tmp_path / "o.mov", flat_frames(5, 33, 47), codec=codec, pix_fmt=pix_fmt)
+    facts = probe(path)
+    assert (facts.width, facts.height) == (47, 33)
+    shown = frames_at(path, facts.times)
+    assert shown.shape == (5, 33, 47, 3)
+    assert frame_numbers(shown) == list(range(5))
+
+
+def test_bilinear(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "n.png")
+    small = frames_at(tmp_path / "n.png", [0], size=(16, 20), resample="bilinear")[0]
+    np.testing.assert_array_equal(small, np.asarray(Image.fromarray(picture).resize((20, 16), Image.BILINEAR)))
+
+
+def test_pictures_come_once_each_with_the_times_that_show_them(tmp_path):
+    path = encode(tmp_path / "a.mp4", flat_frames(9), fps=8)
+    found = decode.pictures_at(path, [0.5, 0.0, 1.0, 0.1], facts=probe(path))
+    seen = [(places.tolist(), frame_numbers(picture[None])) for places, picture in found]
+    assert seen == [([1, 3], [0]), ([0], [4]), ([2], [8])]

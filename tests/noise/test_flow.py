@@ -48,6 +48,15 @@ def test_loss_is_area_normalised_and_weighted():
     assert isinstance(loss.terms["mse"], torch.Tensor)  # no waiting for the device in every micro
 
 
+def test_loss_of_a_small_soft_mask_is_area_normalised_too():
+    """Areas below one element count as any other."""
+    noised = flow().mix(torch.zeros(2, 1, 1, 2, 2), torch.zeros(2, 1, 1, 2, 2), torch.tensor([0.5, 0.5]))
+    prediction = torch.tensor([2.0, 9.0, 9.0, 4.0]).view(1, 1, 1, 2, 2).expand(2, 1, 1, 2, 2)
+    mask = torch.tensor([0.03, 0.0, 0.0, 0.01]).view(1, 1, 1, 2, 2) * torch.tensor([1.0, 25.0]).view(2, 1, 1, 1, 1)
+    batch = Batch(noised.x, {}, ("faint", "clear"), loss_mask=mask)
+    assert flow().loss(prediction, noised, batch).each.tolist() == pytest.approx([7.0, 7.0])
+
+
 def test_loss_of_a_clip_that_is_masked_whole_is_zero():
     noised = flow().mix(torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2), torch.tensor([0.5]))
     batch = Batch(noised.x, {}, ("a",), loss_mask=torch.zeros(1, 1, 1, 1, 1))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cinelora.base.seeds import torch_rng
 from cinelora.noise.options import NoiseOptions
-from cinelora.noise.timesteps import Timesteps, shifted, unshifted
+from cinelora.noise.timesteps import Timesteps, shifted, stratum, unshifted
 
 SCHEMES = ["uniform", "logit_normal", "mode", "cosmap"]
 
@@ -62,6 +62,28 @@ def test_strata_cover_the_global_batch_once():
     assert sorted(cells.tolist()) == list(range(world * count))
     for own in drawn:
         assert sorted(own.mul(count).floor().long().tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("world", range(1, 41))
+def test_intervals_of_ranks_are_equal_parts_of_the_times(world):
+    """As many parts as can be: the most that divide both ranks and times, each held by equally many ranks."""
+    parts = [stratum(rank, world, 1000) for rank in range(world)]
+    most = max(n for n in range(1, world + 1) if world % n == 0 and 1000 % n == 0)
+    assert parts == sorted(parts)
+    assert sorted(set(parts)) == [(k * 1000 // most, (k + 1) * 1000 // most) for k in range(most)]
+    assert {parts.count(part) for part in parts} == {world // most}
+
+
+def test_ranks_keep_to_their_interval_under_every_shift():
+    options = NoiseOptions(strata="ranks", shift=3.0)
+    for rank in range(4):
+        drawn = Timesteps(options, rank=rank, world=4).draw(50, torch_rng("r", rank))
+        u = unshifted(drawn.double(), 3.0)
+        assert (u >= rank / 4 - 1e-6).all()
+        assert (u <= (rank + 1) / 4 + 1e-6).all()
+        assert len(set(u.mul(200).floor().tolist())) < 50  # free draws within: some of 50 cells stay empty
+    alone = Timesteps(options).draw(50, torch_rng("r"))
+    assert torch.equal(alone, Timesteps(NoiseOptions(stratified=False, shift=3.0)).draw(50, torch_rng("r")))
 
 
 def test_without_strata_draws_are_independent():

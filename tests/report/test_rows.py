@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from cinelora.families.fake.card import CARD
-from cinelora.report.rows import bucket_text, read_rows, source_text, totals
+from cinelora.report.rows import bucket_text, read_rows, source_text, target_text, totals
 from cinelora.report.table import buckets_table, clips_table, families_table
 
 
@@ -121,3 +121,29 @@ def test_families_table_shows_variants_and_hides_the_hidden():
     assert "fake/tiny" in shown(families_table({"fake": CARD}))
     assert "32x32" in shown(families_table({"fake": CARD}))
     assert "fake/tiny" not in shown(families_table({"fake": CARD}, hidden=("fake",)))
+
+
+def test_what_newer_tables_say_is_read_and_not_missed_in_older_ones():
+    new = row("a", clip_fps=8.0, speed=2.0, num_slots=3, repeats=1, crop=[0, 1.5, 64, 46.5], caption="a\n  cat")
+    rows, notes = read_rows([new | {"buckets": ["17x48x64", "5x48x64"]}, row("b")])
+    a, b = sorted(rows, key=lambda one: one.key)
+    assert notes == []
+    assert (a.crop, a.caption) == ((0, 1.5, 64, 46.5), "a cat")
+    assert target_text(a) == "17 × 48 × 64 at 8 fps, 1 more bucket, 3 clips, 2.00 times as fast"
+    assert (b.crop, b.caption, target_text(b)) == (None, "", "17 × 48 × 64")
+
+
+def test_a_picture_has_no_rate_and_no_speed():
+    rows, _ = read_rows([row("i", kind="image", bucket="1x48x64", clip_fps=8.0, speed=2.0)])
+    assert target_text(rows[0]) == "1 × 48 × 64"
+    assert target_text(read_rows([left_out()])[0][0]) == ""
+
+
+@pytest.mark.parametrize("crop", [[1, 2, 3], "all", [1, 2, 3, "x"], [0, 0, float("nan"), 1], None])
+def test_a_crop_that_is_none_is_none(crop):
+    assert read_rows([row(crop=crop)])[0][0].crop is None
+
+
+def test_a_bucket_tells_its_share_of_frames():
+    rows, _ = read_rows([row("a"), row("b", bucket="5x48x64", frames_used=0, frames_lost=0)])
+    assert {name: total.share_seen for name, total in totals(rows).items()} == {"17x48x64": "85%", "5x48x64": ""}

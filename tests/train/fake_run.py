@@ -16,7 +16,7 @@ import torch
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch, Bucket, Clip, Encoded, Loss, Record, Slot
 from cinelora.contracts.roles import Player
-from cinelora.data.batches import Batches, batcher, held_out_micros
+from cinelora.data.batches import Batches, MicroRules, batcher, held_out_micros
 from cinelora.data.encoding import Encoding, Live
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
@@ -99,7 +99,7 @@ def trainer(folder: Path, options: dict[str, Any], **changes: Any) -> Trainer:
     facts = {
         "method": open_method(MethodOptions(), denoiser, process, parameters=adapters.parameters()),
         "batches": Batches(
-            slots(), {"main": 1.0}, chosen.micro_size, seed=chosen.seed, rank=place.rank, world=place.world
+            slots(), {"main": 1.0}, MicroRules(chosen.micro_size), seed=chosen.seed, rank=place.rank, world=place.world
         ),
         "batch": batcher(read()),
         **changes,
@@ -143,6 +143,9 @@ class Fixed:
 
     def micro(self, index: int) -> tuple[Slot, ...]:
         return self.micros[index % len(self.micros)]
+
+    def epoch_of(self, index: int) -> int:
+        return index // len(self.micros)
 
 
 def clipwise(folder: Path, micros: list[tuple[Slot, ...]], options: dict[str, Any], **changes: Any) -> Trainer:

@@ -3,7 +3,7 @@ import torch
 
 from cinelora.base.errors import RunError, WeightsError
 from cinelora.contracts.roles import Player
-from cinelora.train.optim import Learner, make_optimizer
+from cinelora.train.optim import Learner, clip_limit, make_optimizer
 from cinelora.train.options import TrainOptions
 
 
@@ -16,7 +16,7 @@ def learn(one: Learner, steps: int, *, lr: float = 0.1) -> None:
     for number in range(steps):
         one.clear()
         sum((p**2 * (number + 1)).sum() for p in one.gradients()).backward()
-        one.clip(None)
+        one.clip(None, number + 1)
         one.step(lr, None, number + 1)
 
 
@@ -41,13 +41,32 @@ def test_clipping_measures_all_parameters_together():
     one = learner(clip_norm=2.0)
     for p in one.gradients():
         p.grad = torch.full_like(p, 4.0)
-    assert one.clip(None) == pytest.approx(12.0)
+    assert one.clip(None, 1) == pytest.approx(12.0)
     assert sum(p.grad.square().sum() for p in one.gradients()).sqrt().item() == pytest.approx(2.0, rel=1e-5)
     off = learner(clip_norm=0)
     for p in off.gradients():
         p.grad = torch.full_like(p, 4.0)
-    assert off.clip(None) == pytest.approx(12.0)
+    assert off.clip(None, 1) == pytest.approx(12.0)
     assert all((p.grad == 4.0).all() for p in off.gradients())
+
+
+def test_the_limit_falls_in_a_straight_line_and_outliers_are_shortened_afterwards():
+    rule = {"clip_norm": 2.0, "start_ratio": 3.0, "start_steps": 4}
+    assert [clip_limit(step, 1e9, **rule) for step in range(5)] == [6.0, 5.0, 4.0, 3.0, 2.0]
+    assert [clip_limit(5, norm, **rule) for norm in (1.0, 10.0, 16.0, 20.0, 1e9)] == [2.0, 2.0, 0.25, 0.2, 0.2]
+    assert clip_limit(7, 1e9, clip_norm=2.0) == 2.0
+    assert clip_limit(0, 1e9, clip_norm=2.0) == 2.0
+    assert clip_limit(5, float("nan"), **rule) == 2.0
+    assert clip_limit(0, 1.0, clip_norm=0.0) == float("inf")
+
+
+def test_a_learner_clips_by_the_steps_own_limit():
+    one = learner(clip_norm=1.0, clip_norm_start_ratio=3.0, clip_norm_start_steps=4)
+    for number, norm in ((1, 3.0), (3, 2.0), (5, 1.0), (6, 0.1)):
+        for p in one.gradients():
+            p.grad = torch.full_like(p, 4.0)
+        assert one.clip(None, number) == pytest.approx(12.0)
+        assert sum(p.grad.square().sum() for p in one.gradients()).sqrt().item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_state_goes_by_name_and_rates_stay_those_of_the_run():

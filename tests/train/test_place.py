@@ -11,7 +11,7 @@ from cinelora.base.errors import RecipeError, RunError
 from cinelora.contracts.flow import Batch
 from cinelora.families.fake.denoise import FakeNet
 from cinelora.train.options import TrainOptions
-from cinelora.train.place import open_place, settle
+from cinelora.train.place import device_of, open_place, settle
 from train import fake_run
 from train.fake_run import RANKS, SMALL, clipwise, rank_micros
 
@@ -91,3 +91,16 @@ def test_two_processes_make_the_steps_of_one(tmp_path):
     for name, parameter in alone.work.method.parameters.items():
         assert torch.allclose(first[name], parameter, atol=1e-6)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+
+
+def test_work_that_waits_for_nobody_goes_round_the_gpus(monkeypatch):
+    options = TrainOptions(steps=1, precision="fp32")
+    cpu = options.model_copy(update={"device": "cpu"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of(options, number=k) for k in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert device_of(cpu, number=1) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(options, number=1) == "cpu"
+    with pytest.raises(RecipeError, match="torch sees none"):
+        device_of(options.model_copy(update={"device": "cuda"}))

@@ -24,6 +24,9 @@ from cinelora.train.options import HeldOutOptions, TrainOptions
         {"stepz": 3},
         {"final_lr_share": 1.5},
         {"on_nonfinite": "ignore"},
+        {"clip_norm_start_ratio": 5.0},
+        {"clip_norm_start_steps": 100, "clip_norm": 0},
+        {"clip_norm_start_steps": 100, "clip_norm_start_ratio": 0.5},
     ],
 )
 def test_what_cannot_be_is_refused(wrong):

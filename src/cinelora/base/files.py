@@ -22,7 +22,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _refused(path: Path, error: OSError) -> RunError:
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """What to tell where the operating system refuses a file."""
     return RunError(
         Problem(
             f"cannot write {path}",
@@ -50,7 +51,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -76,7 +77,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     except OSError as error:
-        raise _refused(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -95,7 +96,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -6,13 +6,27 @@ at once.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cinelora import __version__
+from cinelora.cli.cache import Sets
+from cinelora.cli.cache import app as cache_app
+
+
+class _InOrder(TyperGroup):
+    """Lists the verbs in the order in which one needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs of one word and verbs of several alike."""
+        first = ["demo", "init", "families", "check", "cache"]
+        return sorted(super().list_commands(ctx), key=lambda verb: first.index(verb) if verb in first else len(first))
+
 
 app = typer.Typer(
+    cls=_InOrder,
     name="cinelora",
     help="LoRA fine-tuning of video diffusion models: from raw clips to a file that ComfyUI and diffusers load.",
     no_args_is_help=True,
@@ -23,11 +37,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """The exit code of Ctrl-C, by the shell's custom: 128 + SIGINT."""
-
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one option of the recipe; may be repeated.")
-]
-RecipeFile = Annotated[Path, typer.Argument(help="A recipe (TOML).", metavar="RECIPE")]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,19 +92,20 @@ def check(
         str, typer.Option(metavar="FAMILY/VARIANT", help="Whose sizes to check a dataset for; left out, wan/tiny.")
     ] = "",
     sets: Sets = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Look into every clip too; write report.html, problems.csv, clips.json there."
+        ),
+    ] = None,
 ) -> None:
     """Tell all problems at once, and what would become of each clip. Reads no weights."""
     from cinelora.commands.check import check as run
 
-    run(target, model=model, sets=sets or [])
+    run(target, model=model, sets=sets or [], report=report)
 
 
-@app.command()
-def cache(recipe: RecipeFile, sets: Sets = None) -> None:
-    """Encode clips and captions ahead of training; goes on where it stopped."""
-    from cinelora.commands.cache import cache as run
-
-    run(recipe, sets=sets or [])
+app.add_typer(cache_app, name="cache")
 
 
 @app.command()

@@ -2,37 +2,69 @@
 
 from pathlib import Path
 
-from cinelora.base.errors import DataError, Problems, RecipeError, nearest
+from cinelora.base.errors import DataError, Problem, Problems, RecipeError, RunError, nearest
 from cinelora.base.log import open_console
+from cinelora.commands.clips import check_streamed, refuse_streamed, survey_of
 from cinelora.commands.early import check_base_at_hand, check_targets
 from cinelora.commands.init import split
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
-from cinelora.data.plan import Plan, make_plan
-from cinelora.data.sources import read_records
+from cinelora.data.plan import Plan, make_plan, nothing_left
+from cinelora.data.sources import Listing, read_records
 from cinelora.report.table import buckets_table, clips_table
 
 DEFAULT_MODEL = "wan/tiny"
 
 
-def check(target: Path, *, model: str, sets: list[str]) -> None:
-    """Check a recipe, or a folder or table of clips for a model. Raises all errors of the first kind found."""
+def check(target: Path, *, model: str, sets: list[str], report: Path | None = None) -> None:
+    """Check a recipe, or a folder or table of clips for a model. Raises all errors of the first kind found.
+
+    With `report`, every clip is looked into, and a page of the dataset is written into that folder.
+    """
     is_recipe = target.suffix == ".toml"
     _refuse_words(target, is_recipe=is_recipe, model=model, sets=sets)
     loaded = load(target, sets) if is_recipe else _around(target, model or DEFAULT_MODEL)
     if is_recipe:
+        check_streamed(loaded)
         check_targets(loaded)
         check_base_at_hand(loaded)
-    plan = _lenient_plan(loaded)
+    if report:
+        refuse_run(report)
+        refuse_streamed(loaded)
+    listing, plan = _lenient_plan(loaded)
     console = open_console()
     console.print(buckets_table(plan.rows))
     console.print(clips_table(plan.rows))
-    if plan.problems and loaded.recipe.data.on_bad == "stop":
-        raise DataError(*plan.problems)
-    said = f"{len(plan.problems)} problems skipped" if plan.problems else "no problem found"
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}")
+    problems = [*plan.problems, *(_look(loaded, listing, plan, report) if report else ())]
+    if problems and (loaded.recipe.data.on_bad == "stop" or not plan.slots):
+        raise DataError(*problems)
+    if not plan.slots:
+        raise nothing_left(plan.rows)
+    said = f"{len(problems)} problems skipped" if problems else "no problem found"
     console.print(f"{len(plan.slots)} clips to train on, {len(plan.held_out)} held out; {said}")
     following = f"train {target}" if is_recipe else f"init {model or DEFAULT_MODEL} -o my.toml"
     console.print(f"next: cinelora {following}")
+
+
+def refuse_run(folder: Path) -> None:
+    """Raise RunError where the page of the dataset would take the place of a run's."""
+    if any((folder / name).exists() for name in ("events.jsonl", "recipe.toml")):
+        what = "this folder holds a run, whose report would be overwritten"
+        raise RunError(Problem(what, found=str(folder), do="name another folder for --report"))
+
+
+def _look(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> tuple[Problem, ...]:
+    """Look into every clip and write the page; gives back the problems that only this look finds."""
+    from cinelora.commands.data_report import write_report  # the encoder's tokenizer takes seconds to import
+
+    written = write_report(loaded, listing, plan, folder)
+    console = open_console()
+    console.print(f"warnings: {written.num_warnings}, problems: {len(plan.problems) + len(written.problems)}")
+    console.print(f"to work through: {written.problems_csv}")
+    console.print(f"report: {written.page}")
+    return written.problems
 
 
 def _refuse_words(target: Path, *, is_recipe: bool, model: str, sets: list[str]) -> None:
@@ -61,9 +93,12 @@ def _around(target: Path, model: str) -> Loaded:
     return check_recipe(source, folder=Path(), name=target.stem)
 
 
-def _lenient_plan(loaded: Loaded) -> Plan:
+def _lenient_plan(loaded: Loaded) -> tuple[Listing, Plan]:
     """The plan with every bad clip as a row rather than an error, so that the table can show them all."""
+    if (streamed := survey_of(loaded)) is not None:
+        return Listing(()), streamed  # the files of its clips are gone
     data = loaded.recipe.data
     listing = read_records(data, loaded.folder)
     lenient = data.model_copy(update={"on_bad": "skip"})
-    return make_plan(listing, lenient, loaded.variant.geometry, seed=loaded.recipe.train.seed)
+    seed = loaded.recipe.train.seed
+    return listing, make_plan(listing, lenient, loaded.variant.geometry, seed=seed, may_be_empty=True)

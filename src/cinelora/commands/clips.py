@@ -1,24 +1,68 @@
 """Owns the way from a recipe to encoded clips: plan, encoding, cache. Shared by check, cache, train and demo."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.log import console
 from cinelora.config.load import Loaded
 from cinelora.contracts.flow import Encoded, Slot
 from cinelora.contracts.roles import Encoder
-from cinelora.data.cache import Cache, FillReport
-from cinelora.data.clips import load_clip, transform_of
+from cinelora.data.cache import Cache
+from cinelora.data.cache_fill import FillReport, Maker
+from cinelora.data.cache_plan import in_words
+from cinelora.data.cache_work import WHOLE, Share, word_slots
+from cinelora.data.clips import load_clip, load_mask, transform_of
 from cinelora.data.encoding import Encoding, Live
 from cinelora.data.plan import Plan, make_plan
+from cinelora.data.rules import rules_by_source
+from cinelora.data.shards import Shards, check_stream, is_streamed
 from cinelora.data.sources import read_records
+from cinelora.data.survey import first_look, survey
 from cinelora.families import registry
 
 
 def plan_of(loaded: Loaded) -> Plan:
-    """What becomes of every clip. Raises DataError with all that is wrong (unless data.on_bad skips)."""
+    """What becomes of every clip; of shards, the held-out ones, as the others are only seen when they are trained on.
+
+    Raises DataError with all that is wrong (unless data.on_bad skips), RecipeError for what shards cannot do.
+    """
     recipe = loaded.recipe
+    if is_streamed(recipe.data, loaded.folder):
+        check_streamed(loaded)
+        return first_look(shards_of(loaded), max_clips=recipe.held_out.max_clips)
     listing = read_records(recipe.data, loaded.folder)
     return make_plan(listing, recipe.data, loaded.variant.geometry, seed=recipe.train.seed)
+
+
+def survey_of(loaded: Loaded) -> Plan | None:
+    """What would become of every sample of shards, those that cannot be used as rows; None where nothing streams."""
+    lenient = loaded.recipe.data.model_copy(update={"on_bad": "skip"})
+    if not is_streamed(lenient, loaded.folder):
+        return None
+    return survey(Shards(lenient, loaded.folder, loaded.variant.geometry, seed=loaded.recipe.train.seed))
+
+
+def check_streamed(loaded: Loaded) -> None:
+    """See that a recipe of shards asks for nothing that a stream cannot give. Raises RecipeError with all it does."""
+    data, epochs = loaded.recipe.data, loaded.recipe.train.epochs
+    if not is_streamed(data, loaded.folder):
+        return
+    try:
+        check_stream(data, loaded.folder, epochs=epochs)
+    except RecipeError as error:
+        raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
+
+
+def refuse_streamed(loaded: Loaded) -> None:
+    """Raise RecipeError where a source is shards, whose clips are gone once they were measured."""
+    if is_streamed(loaded.recipe.data, loaded.folder):
+        what, do = "shards cannot have a report: it looks into clips again", "leave --report out, or unpack some shards"
+        raise RecipeError(Problem(what, found="tar shards", do=do))
+
+
+def shards_of(loaded: Loaded) -> Shards:
+    """The shards of a recipe that streams. Raises DataError where a source has none."""
+    return Shards(loaded.recipe.data, loaded.folder, loaded.variant.geometry, seed=loaded.recipe.train.seed)
 
 
 def encoder_of(loaded: Loaded) -> Encoder:
@@ -29,33 +73,61 @@ def encoder_of(loaded: Loaded) -> Encoder:
 def encoding_of(loaded: Loaded, encoder: Encoder, *, device: str) -> Encoding:
     """How this recipe turns slots into Encoded."""
     options, geometry, seed = loaded.recipe.data, loaded.variant.geometry, loaded.recipe.train.seed
+    rules = rules_by_source(options)
     return Encoding(
         encoder=encoder,
-        load=lambda slot: load_clip(slot, options, geometry, seed=seed),
-        transform=lambda slot: transform_of(slot, options, geometry, seed=seed),
+        load=lambda slot: load_clip(slot, rules[slot.record.source], geometry, seed=seed),
+        load_mask=lambda slot: load_mask(slot, rules[slot.record.source], geometry, seed=seed),
+        transform=lambda slot: transform_of(slot, rules[slot.record.source], geometry, seed=seed),
         dtype=options.encoded_dtype,
         device=device,
         seed=seed,
         conditions=loaded.variant.conditions,
+        geometry=geometry,
+        text_length=loaded.variant.text_length,
     )
 
 
-def cache_of(loaded: Loaded) -> Cache:
+def cache_of(loaded: Loaded, *, share: Share = WHOLE) -> Cache:
     """The cache that the recipe names."""
     folder = loaded.recipe.data.cache_dir
-    return Cache(loaded.folder / folder if folder else loaded.run_folder.parent / "cache")
+    by = f"{loaded.name} (share {share})" if share.total > 1 else loaded.name
+    return Cache(loaded.folder / folder if folder else loaded.run_folder.parent / "cache", by=by)
+
+
+def words_of(loaded: Loaded) -> list[str]:
+    """What a run says beside its clips' captions: the prompts, the negative prompt, and nothing."""
+    options = loaded.recipe.preview
+    return [*options.prompts, options.negative_prompt, ""]
+
+
+def slots_of(loaded: Loaded, plan: Plan) -> list[Slot]:
+    """All that a run wants of its cache."""
+    return [*plan.slots, *plan.held_out, *word_slots(words_of(loaded))]
 
 
 def fill(loaded: Loaded, plan: Plan, encoding: Encoding, *, verify: bool) -> tuple[FillReport, Plan]:
     """Encode what is missing; slots that cannot be encoded leave the plan (only under data.on_bad = "skip")."""
-    report = fill_slots(loaded, [*plan.slots, *plan.held_out], encoding, verify=verify)
+    report = fill_share(loaded, plan, encoding, verify=verify)
     lost = {slot.name: reason for slot, reason in report.left_out}
     return report, plan.without(lost) if lost else plan
 
 
-def fill_slots(loaded: Loaded, slots: Sequence[Slot], encoding: Encoding, *, verify: bool) -> FillReport:
-    """Encode what is missing of some slots."""
-    return cache_of(loaded).fill(slots, encoding, verify=verify, on_bad=loaded.recipe.data.on_bad)
+def fill_share(
+    loaded: Loaded,
+    plan: Plan,
+    encoding: Encoding,
+    *,
+    verify: bool,
+    share: Share = WHOLE,
+    maker: Maker | None = None,
+) -> FillReport:
+    """Encode what is missing of a share, here or by `maker`, once it is told how much disk that takes."""
+    cache = cache_of(loaded, share=share)
+    todo = cache.look(slots_of(loaded, plan), encoding, share=share, verify=verify)
+    if todo.num_to_make:
+        console.print(f"cache: {todo.disk.told()}")
+    return cache.make(todo, encoding, on_bad=loaded.recipe.data.on_bad, maker=maker)
 
 
 def reader_of(loaded: Loaded, encoding: Encoding) -> Callable[[Slot], Encoded]:
@@ -65,7 +137,8 @@ def reader_of(loaded: Loaded, encoding: Encoding) -> Callable[[Slot], Encoded]:
     return cache_of(loaded).shelf(encoding.keys).read
 
 
-def tell_fill(report: FillReport) -> None:
+def tell_fill(report: FillReport, *, share: Share = WHOLE) -> None:
     """One line about what a fill did."""
     parts = [f"{report.made} made", f"{report.found} found", f"{report.rebuilt} rebuilt"]
-    console.print(f"cache: {', '.join(parts)}, {report.bytes / 1e6:.1f} MB written")
+    part = f" (share {share})" if share.total > 1 else ""
+    console.print(f"cache{part}: {', '.join(parts)}, {in_words(report.bytes)} written")

@@ -95,11 +95,12 @@ encoded_dtype = "fp32"    # exact, and still small
 
 [[data.source]]           # what is to be learned
 {source}
+weight = 1.0
 
 [[data.source]]           # what is not to be forgotten: clips of the kind that the base knows
 path = "clips/known"
 held_out = false
-weight = 1.5              # three of five clips, as the other source has weight 1
+weight = 1.5              # three of five clips
 
 [lora]
 rank = 16

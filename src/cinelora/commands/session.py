@@ -14,7 +14,7 @@ from torch import Tensor
 import cinelora
 from cinelora.base.files import write_text
 from cinelora.base.log import console
-from cinelora.commands.clips import cache_of
+from cinelora.commands.clips import cache_of, words_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
 from cinelora.config.write import resolved
@@ -48,7 +48,7 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
     With a cache they come from it, so that a second start does not load a text encoder.
     """
     options, encoder = loaded.recipe.preview, encoding.encoder
-    words = [*options.prompts, options.negative_prompt, ""]
+    words = words_of(loaded)
     if options.prompts:
         refuse_pixels(encoder)
     if loaded.recipe.data.cache == "on":

@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
-from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_slots, plan_of, reader_of, tell_fill
+from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
 from cinelora.commands.early import check_base, check_targets
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, prove_files, speak
 from cinelora.config.load import Loaded, load
-from cinelora.data.batches import Batches, batcher, held_out_micros
-from cinelora.data.cache import FillReport
+from cinelora.data.batches import Batches, batcher, copies_of, held_out_micros, micro_rules
+from cinelora.data.cache_fill import FillReport
+from cinelora.data.cache_work import Share
 from cinelora.data.encoding import Encoding
 from cinelora.data.plan import Plan
-from cinelora.data.sources import source_weights
+from cinelora.data.rules import source_weights
+from cinelora.data.shards import is_streamed
+from cinelora.data.stream import Stream
 from cinelora.lora.prove import Probe
 from cinelora.methods.registry import open_method
 from cinelora.report.events import Events, cut_after
@@ -26,6 +30,7 @@ from cinelora.train.checkpoint import folder_name, latest, read_adapters, step_o
 from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import Hook, Result, Trainer, Work
 from cinelora.train.place import Place, open_place
+from cinelora.train.same_run import Micros
 
 Tell = Callable[..., None]
 Probes = dict[str, Probe]
@@ -94,6 +99,8 @@ def train_loaded(
     place = open_place(loaded.recipe.train)
     console.quiet = not place.first  # one voice for all ranks
     console.print(buckets_table(plan.rows))
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}")
     with _together(place), _claimed(folder, place, resume=resume):
         if place.first:
             folder.describe(loaded)
@@ -173,8 +180,8 @@ def _fill(loaded: Loaded, plan: Plan, encoding: Encoding, place: Place) -> tuple
     """Fill the cache: each rank its share, then all look at all, so that they have one plan. Reports the own share."""
     if place.world == 1:
         return fill(loaded, plan, encoding, verify=False)
-    slots = [*plan.slots, *plan.held_out][place.rank :: place.world]
-    report = fill_slots(loaded, slots, encoding, verify=False)
+    share = Share(place.rank + 1, place.world)
+    report = fill_share(loaded, plan, encoding, verify=False, share=share)
     place.meet()
     return report, fill(loaded, plan, encoding, verify=False)[1]
 
@@ -186,6 +193,9 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
     if session.place.first and step == 0 and session.loaded.recipe.preview.before:
         _preview(session, 0, tell)
     result = trainer.run()
+    if isinstance(trainer.work.batches, Stream) and session.place.first:
+        left_out = trainer.work.batches.left_out.values()
+        session.folder.list_clips(replace(plan, rows=(*plan.rows, *left_out)))
     if result.stopped:
         _tell_stop(session, result)
     probes = _save(session, trainer, result, tell) if session.place.first else {}
@@ -194,27 +204,44 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
 
 def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
     recipe, place = session.loaded.recipe, session.place
-    options = recipe.train
+    options, geometry = recipe.train, session.loaded.variant.geometry
     parameters = session.adapters.parameters()
-    batches = Batches(
-        plan.slots,
-        source_weights(recipe.data),
-        options.micro_size,
-        seed=options.seed,
-        rank=place.rank,
-        world=place.world,
-    )
     micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
     return Work(
         method=open_method(recipe.method, session.denoiser, session.process, parameters=parameters),
-        batches=batches,
-        batch=batcher(reader_of(session.loaded, encoding)),
+        batches=_micros(session, plan),
+        batch=batcher(reader_of(session.loaded, encoding), copies=copies_of(recipe.data, geometry)),
         options=options,
         place=place,
         checkpoints=session.folder.checkpoints,
         held_out=HeldOut(micros, recipe.held_out, seed=options.seed) if micros else None,
         tell=tell,
         hooks=[Hook(recipe.preview.every_steps, lambda step: _preview(session, step, tell))],
+    )
+
+
+def _micros(session: Session, plan: Plan) -> Micros:
+    """Which clips each micro holds: from the plan's slots, or from a stream of shards."""
+    data, options, place = session.loaded.recipe.data, session.loaded.recipe.train, session.place
+    if is_streamed(data, session.loaded.folder):
+        shards = shards_of(session.loaded)
+        gigabytes, apart = sum(shards.sizes) / 1e9, len(plan.held_out)
+        console.print(f"streaming {len(shards.all)} shards of {gigabytes:.3g} GB; {apart} of their clips are held out")
+        return Stream(
+            shards,
+            options.micro_size,
+            num_kept=options.accumulation,
+            rank=place.rank,
+            world=place.world,
+            notes=session.folder.path / "stream" / f"rank-{place.rank}.jsonl",
+        )
+    return Batches(
+        plan.slots,
+        source_weights(data),
+        micro_rules(options.micro_size, data),
+        seed=options.seed,
+        rank=place.rank,
+        world=place.world,
     )
 
 

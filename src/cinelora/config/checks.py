@@ -10,7 +10,7 @@ from cinelora.base.errors import Problems, RecipeError, nearest
 from cinelora.config.schema import Place, options_at
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.buckets import check_options
-from cinelora.data.sources import source_names
+from cinelora.data.rules import check_weights, source_names
 from cinelora.preview.options import preview_bucket
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
     looks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("data", lambda: check_options(recipe.data, variant.geometry)),
         ("data", lambda: source_names(recipe.data)),
+        ("data", lambda: check_weights(recipe.data)),
         ("preview", lambda: preview_bucket(recipe.preview, variant.geometry)),
     )
     for section, look in looks:

@@ -19,6 +19,7 @@ from cinelora.config.lines import key_lines, line_of
 from cinelora.config.recipe import Recipe
 from cinelora.config.schema import Place
 from cinelora.contracts.card import Family, Variant
+from cinelora.data.options import inherited
 from cinelora.families import registry
 
 
@@ -141,6 +142,9 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
             said = tables.get(section, {})
             if isinstance(said, dict):
                 tables[section] = {**defaults, **said}
+    tables["data"] = inherited(tables.get("data"))
+    if tables["data"] is None:
+        del tables["data"]
     recipe = None
     try:
         recipe = Recipe.model_validate(tables)

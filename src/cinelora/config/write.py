@@ -78,19 +78,24 @@ def template(family: Family, variant: Variant) -> str:
 def _section(name: str, *, said: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[str]:
     model = options_at(Recipe, (name,))
     assert model is not None
-    lines, lists = [f"[{name}]"], []
+    lines, tables, lists = [f"[{name}]"], [], []
     for key, info in model.model_fields.items():
         inner = options_at(model, (key,))
-        if inner is not None:
-            lists += [f"[[{name}.{key}]]", *_keys(inner, said.get(f"{name}.{key}", {}), {})]
-        else:
+        if inner is None:
             lines += _key(key, info, said.get(name, {}), defaults)
-    return [*lines, "", *([*lists, ""] if lists else [])]
+        elif get_origin(info.annotation) is list:
+            lists += ["", f"[[{name}.{key}]]", *_keys(inner, said.get(f"{name}.{key}", {}), {})]
+        else:
+            tables += ["", *textwrap.wrap(f"# {_note(info)}", _WIDTH), f"#[{name}.{key}]", *_keys(inner, {}, {})]
+    return [*lines, *tables, *lists, ""]
 
 
 def _keys(model: type[BaseModel], said: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     for key, info in model.model_fields.items():
-        yield from _key(key, info, said, defaults)
+        if options_at(model, (key,)) is None:
+            yield from _key(key, info, said, defaults)
+        else:
+            yield from (f"# {line}" for line in textwrap.wrap(f"A table of its own, {key}: {_note(info)}", _WIDTH))
 
 
 def _key(key: str, info: FieldInfo, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -126,10 +131,11 @@ def reference() -> str:
         model = options_at(Recipe, (name,))
         assert model is not None
         lines += [f"## [{name}]", "", f"{info.description}.", "", *_table(model)]
-        for key in model.model_fields:
+        for key, inner_info in model.model_fields.items():
             inner = options_at(model, (key,))
             if inner is not None:
-                lines += [f"### [[{name}.{key}]]", "", *_table(inner)]
+                title = f"[[{name}.{key}]]" if get_origin(inner_info.annotation) is list else f"[{name}.{key}]"
+                lines += [f"### {title}", "", *_table(inner)]
     return "\n".join(lines)
 
 
@@ -137,6 +143,7 @@ def _table(model: type[BaseModel]) -> list[str]:
     lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
     for key, info in model.model_fields.items():
         if options_at(model, (key,)) is not None:
+            lines.append(f"| `{key}` | table | | {_note(info)} |")
             continue
         default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
         kind = _kind(info.annotation).replace("|", "\\|")

@@ -7,7 +7,7 @@ as the field says), S text tokens, D width. Pixels lie in [-1, 1]. Importing thi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,10 @@ class Record:
 
     `key` is unique in the run and stable over runs (source name + "/" + path below its root); `where` is what a
     message points to (a file, or file:line of a table); `facts` holds what the dataset states of itself
-    (width, height, frames, fps), never what was measured.
+    (width, height, frames, fps), never what was measured. A pair's media are its first and its last frame.
+    `more_captions` say the same as `caption` in other words; one of all is drawn each time, and none at all in a share
+    of `caption_dropout`. `mask` is a picture or video of where the loss counts (white). An epoch shows the record
+    `repeats` times.
     """
 
     key: str
@@ -35,6 +38,10 @@ class Record:
     caption: str
     where: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    more_captions: tuple[str, ...] = ()
+    caption_dropout: float = 0.0
+    mask: Path | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,35 +67,58 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Slot:
-    """One encoding to make of a record: in this bucket, with the random window and crop number `variant`."""
+    """One encoding to make of a record: in this bucket, with the window and the random draws number `variant`.
+
+    `caption_number` says which of the record's captions goes with it, 0 the first, -1 none (the empty one).
+    """
 
     record: Record
     bucket: Bucket
     variant: int = 0
+    caption_number: int = 0
 
     @property
     def name(self) -> str:
-        """Unique in the run; what logs, caches and messages call it."""
+        """Unique in the run whatever the caption; what logs, caches and messages call it."""
         return f"{self.record.key}@{self.bucket}#{self.variant}"
+
+    @property
+    def caption(self) -> str:
+        """What is said of the clip this time."""
+        number = self.caption_number
+        return "" if number < 0 else (self.record.caption, *self.record.more_captions)[number]
+
+    def spoken(self) -> "tuple[Slot, ...]":
+        """This slot with every caption that a draw can give it."""
+        first = -1 if self.record.caption_dropout else 0
+        return tuple(replace(self, caption_number=k) for k in range(first, 1 + len(self.record.more_captions)))
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Decoded, resampled, resized and cropped: `pixels` C F H W in [-1, 1], fp32, at `fps` frames per second."""
+    """Decoded, resampled, resized and cropped: `pixels` C F H W in [-1, 1], fp32, at `fps` frames per second.
+
+    `mask` F H W in [0, 1] says where the loss counts; None = everywhere.
+    """
 
     slot: Slot
     pixels: "Tensor"
     caption: str
     fps: float
+    mask: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a clip becomes above the cache line: moments of its latents (C T H W each) and conditions by name."""
+    """What a clip becomes above the cache line: moments of its latents (C T H W each) and conditions by name.
+
+    `loss_mask` 1 T H W is the share of each latent cell in which the loss counts; None = everywhere.
+    """
 
     mean: "Tensor"
     logvar: "Tensor"
     conditions: Mapping[str, "Tensor"]
+    loss_mask: "Tensor | None" = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class Tower(Protocol):
 
     `reads` says what its result depends on (the cache keys it by that alone), `gives` which names it fills:
     "mean" and "logvar", or names of conditions. A tower whose result depends on `rng` says so with a further attribute
-    `draws = True`: its entries are then keyed by seed and slot too.
+    `draws = True`: its entries are then keyed by seed and slot too. A tower of captions may say how long they are, with
+    `tokens(captions) -> list[int]` (each caption's tokens before any are cut, special ones included; no weights are
+    read) and `max_tokens`, how many it keeps; see `CountsTokens`.
     """
 
     name: str
@@ -53,6 +55,20 @@ class Tower(Protocol):
 
     def encode(self, clips: Sequence[Clip], rng: "Generator | None" = None) -> "list[dict[str, Tensor]]":
         """One dict per clip with the names in `gives`. Loads first if need be. Clips share one bucket."""
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What a Tower of captions may have on top: the length of captions, for reports. Reads the tokenizer alone."""
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens are kept, special ones included."""
+        ...
+
+    def tokens(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has uncut, special ones included."""
         ...
 
 

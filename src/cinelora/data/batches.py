@@ -3,13 +3,16 @@
 In: slots, weights of their sources, the run's seed. Out: micros as a pure function of their number, so that the
 position of a run is one integer; batches with latents drawn from their moments.
 
-An epoch. The weight of a source is its share of the draws: source s gets n_s = k w_s draws, where k is the smallest
-number that shows every slot at least once (the source with the most slots per weight is shown exactly once, the others
-repeat). Repeats are spread over a source's buckets by their sizes, so that all epochs are equally long; which slots
-get the odd repeat changes from epoch to epoch. A micro holds clips of one bucket; a bucket's last micro may be smaller.
+An epoch. A slot counts as often as its record repeats. The weight of a source is its share of the draws: source s gets
+n_s = k w_s draws, where k is the smallest number that shows every slot as often as it counts (the source with the most
+slots per weight is shown exactly so, the others more often); without weights every slot is shown as often as it counts.
+Repeats are spread over a source's buckets by their sizes, so that all epochs are equally long; which slots get the odd
+repeat changes from epoch to epoch. A micro holds clips of one bucket; a bucket's last micro may be smaller, or is
+filled up (`MicroRules`). No slot is ever left out of an epoch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +22,32 @@ from torch import Generator, Tensor
 from cinelora.base.errors import DataError, Problem, RunError
 from cinelora.base.files import sha256_text
 from cinelora.base.seeds import numpy_rng
-from cinelora.contracts.flow import Batch, Bucket, Encoded, Slot
+from cinelora.contracts.flow import Batch, Bucket, Encoded, Record, Slot
+from cinelora.contracts.geometry import Geometry
+from cinelora.data.buckets import videox_rules
+from cinelora.data.options import DataOptions
+from cinelora.data.videox import batch_copies
 
 Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MicroRules:
+    """How micros are made up: of `size` clips each.
+
+    `whole`: a bucket's last micro is filled with clips of its bucket that come a second time. `same_bucket`: all ranks
+    work on one bucket at any time, for which micros of a bucket repeat until they divide by the ranks.
+    """
+
+    size: int = 1
+    whole: bool = False
+    same_bucket: bool = False
+
+
+def micro_rules(size: int, options: DataOptions) -> MicroRules:
+    """Micros of `size` clips as [data] wants them; it holds for all sources, whatever their own rules."""
+    whole = options.small_buckets == "repeat"
+    return MicroRules(size, whole=whole, same_bucket=options.videox.keep_all_node_same_token_length)
 
 
 class Batches:
@@ -31,7 +57,7 @@ class Batches:
         self,
         slots: Sequence[Slot],
         weights: Mapping[str, float],
-        micro_size: int,
+        rules: MicroRules,
         *,
         seed: int,
         rank: int = 0,
@@ -40,15 +66,20 @@ class Batches:
         """`weights` by source name. Raises DataError where there is no slot."""
         if not slots:
             raise DataError(Problem("there is no clip to train on", do="see the table of `cinelora check`"))
-        self._slots = sorted(slots, key=lambda slot: slot.name)
+        names = [slot.name for slot in slots]
+        order = sorted(range(len(slots)), key=names.__getitem__)
+        self._slots = [slots[k] for k in order]
         self._seed, self._rank, self._world = seed, rank, world
         self._pools = _pools(self._slots, weights)
-        self._starts, self._stops, groups = _micros(self._pools, micro_size, world)
+        self._sizes = [sum(draws for _, draws in pool) for pool in self._pools.values()]
+        if rules.whole:
+            self._sizes = [-(-size // rules.size) * rules.size for size in self._sizes]
+        self._starts, self._stops, groups = _micros(self._sizes, rules, world)
         self._whole_groups, self._loose = groups
         self.micros_per_epoch = len(self._whole_groups) + -(-len(self._loose) // world)
         """How many micros each rank sees in an epoch."""
-        said = [(slot.name, slot.record.caption) for slot in self._slots]
-        self.fingerprint = sha256_text(*said, sorted(weights.items()), micro_size, seed, world)
+        said_of = ((names[k], *_sayings(slots[k].record)) for k in order)
+        self.fingerprint = sha256_text(*said_of, sorted(weights.items()), rules, seed, world)
         """Changes whenever any micro could be another, or a caption is."""
         self._epoch: tuple[int, Numbers, Numbers] | None = None
 
@@ -59,7 +90,8 @@ class Batches:
             self._epoch = (epoch, *self._drawn(epoch))
         _, draws, order = self._epoch
         micro = order[place, self._rank]
-        return tuple(self._slots[k] for k in draws[self._starts[micro] : self._stops[micro]])
+        rng = numpy_rng(self._seed, "captions", index, self._rank)
+        return tuple(said(self._slots[k], rng) for k in draws[self._starts[micro] : self._stops[micro]])
 
     def epoch_of(self, index: int) -> int:
         """The epoch, from 0, in which a micro lies."""
@@ -68,12 +100,29 @@ class Batches:
     def _drawn(self, epoch: int) -> tuple[Numbers, Numbers]:
         """All draws of an epoch, bucket after bucket, and the order of micros: one row of `world` at a time."""
         rng = numpy_rng(self._seed, "order", epoch)
-        draws = np.concatenate([rng.permutation(_repeated(pool, rng)) for pool in self._pools.values()])
+        pools = zip(self._pools.values(), self._sizes, strict=True)
+        draws = np.concatenate([np.resize(rng.permutation(_repeated(pool, rng)), size) for pool, size in pools])
         loose = rng.permutation(self._loose)
         if rest := -len(loose) % self._world:
             loose = np.concatenate([loose, rng.choice(len(self._starts), rest, replace=rest > len(self._starts))])
         rows = np.concatenate([self._whole_groups, loose.reshape(-1, self._world)])
         return draws, rng.permutation(rows)
+
+
+def _sayings(record: Record) -> tuple[object, ...]:
+    """Captions and how they are drawn; the caption alone where nothing is."""
+    drawn = (record.more_captions, record.caption_dropout) if record.more_captions or record.caption_dropout else ()
+    return (record.caption, *drawn)
+
+
+def said(slot: Slot, rng: np.random.Generator) -> Slot:
+    """The slot with one of its captions, each equally likely, or with none in a share of its caption_dropout."""
+    record = slot.record
+    if not record.more_captions and not record.caption_dropout:
+        return slot
+    if rng.random() < record.caption_dropout:
+        return replace(slot, caption_number=-1)
+    return replace(slot, caption_number=int(rng.integers(1 + len(record.more_captions))))
 
 
 Pool = list[tuple[Numbers, int]]
@@ -84,8 +133,9 @@ def _pools(slots: Sequence[Slot], weights: Mapping[str, float]) -> dict[Bucket, 
     """Draws of each source in each bucket: each slot at least once, the rest by largest remainder."""
     members: dict[str, dict[Bucket, list[int]]] = {}
     for k, slot in enumerate(slots):
-        members.setdefault(slot.record.source, {}).setdefault(slot.bucket, []).append(k)
+        members.setdefault(slot.record.source, {}).setdefault(slot.bucket, []).extend([k] * slot.record.repeats)
     sizes = {source: sum(map(len, buckets.values())) for source, buckets in members.items()}
+    weights = weights if any(weights.values()) else sizes
     scale = max(size / weights[source] for source, size in sizes.items())
     pools: dict[Bucket, Pool] = {}
     for source in sorted(members):
@@ -112,22 +162,23 @@ def _repeated(pool: Pool, rng: np.random.Generator) -> Numbers:
     return np.concatenate(parts)
 
 
-def _micros(
-    pools: Mapping[Bucket, Pool], micro_size: int, world: int
-) -> tuple[Numbers, Numbers, tuple[Numbers, Numbers]]:
+def _micros(sizes: Sequence[int], rules: MicroRules, world: int) -> tuple[Numbers, Numbers, tuple[Numbers, Numbers]]:
     """Where each micro starts and stops among the draws; rows of `world` micros of one bucket, and those left over.
 
-    Ranks work on one bucket at a time wherever that is possible, so that none waits for a larger one.
+    Ranks work on one bucket at a time wherever that is possible, so that none waits for a larger one; with
+    `same_bucket` always: micros of a bucket repeat to make its last row whole, and none is left over.
     """
     starts, stops, rows, loose = [], [], [], []
     offset = number = 0
-    for pool in pools.values():
-        draws = sum(count for _, count in pool)
-        first = np.arange(0, draws, micro_size) + offset
+    for draws in sizes:
+        first = np.arange(0, draws, rules.size) + offset
         starts.append(first)
-        stops.append(np.minimum(first + micro_size, offset + draws))
+        stops.append(np.minimum(first + rules.size, offset + draws))
         micros = np.arange(len(first)) + number
         in_rows = len(first) // world * world
+        if rules.same_bucket:
+            micros = np.resize(micros, -(-len(first) // world) * world)
+            in_rows = len(micros)
         rows.append(micros[:in_rows].reshape(-1, world))
         loose.append(micros[in_rows:])
         offset, number = offset + draws, number + len(first)
@@ -154,7 +205,15 @@ def collate(encoded: Sequence[Encoded], names: Sequence[str], rng: Generator, *,
         noise = torch.randn(latents.shape, generator=rng)
         latents = latents + torch.exp(0.5 * torch.stack([one.logvar.float() for one in encoded])) * noise
     conditions = {name: torch.stack([one.conditions[name] for one in encoded]) for name in encoded[0].conditions}
-    return Batch(latents, conditions, tuple(names))
+    return Batch(latents, conditions, tuple(names), loss_mask=_masks(encoded))
+
+
+def _masks(encoded: Sequence[Encoded]) -> Tensor | None:
+    """Loss masks B 1 T H W, all ones for clips without; None where no clip has one."""
+    if all(one.loss_mask is None for one in encoded):
+        return None
+    blank = torch.ones(1, *encoded[0].mean.shape[1:])
+    return torch.stack([blank if one.loss_mask is None else one.loss_mask.float() for one in encoded])
 
 
 def _refuse_mixed(encoded: Sequence[Encoded], names: Sequence[str]) -> None:
@@ -176,10 +235,28 @@ def _shapes(one: Encoded) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def batcher(read: Callable[[Slot], Encoded], *, sample: bool = True) -> Callable[[Sequence[Slot], Generator], Batch]:
-    """What the loop asks for batches: slots are read (from a shelf, or live) and collated with a micro's own draws."""
+Copies = Callable[[Bucket], int]
+
+
+def copies_of(options: DataOptions, geometry: Geometry) -> Copies:
+    """How many times the clips of a bucket stand in their batch: 1, or 2 or 4 under auto_tile_batch_size."""
+    if not options.videox.auto_tile_batch_size:
+        return lambda bucket: 1
+    rules = videox_rules(options, geometry)
+    return lambda bucket: batch_copies(bucket, rules)
+
+
+def batcher(
+    read: Callable[[Slot], Encoded], *, sample: bool = True, copies: Copies = lambda bucket: 1
+) -> Callable[[Sequence[Slot], Generator], Batch]:
+    """What the loop asks for batches: slots are read (from a shelf, or live) and collated with a micro's own draws.
+
+    Clips that stand in a batch several times are read once, and their latents drawn anew each time.
+    """
 
     def batch(slots: Sequence[Slot], rng: Generator) -> Batch:
-        return collate([read(slot) for slot in slots], [slot.name for slot in slots], rng, sample=sample)
+        times = copies(slots[0].bucket)
+        encoded, names = [read(slot) for slot in slots], [slot.name for slot in slots]
+        return collate(encoded * times, names * times, rng, sample=sample)
 
     return batch

@@ -1,6 +1,7 @@
-"""Owns the sizes that clips can take: frame buckets, aspect buckets, and which of them a clip gets.
+"""Owns the sizes that clips can take: frame buckets, aspect buckets, and what of [data] the model cannot take.
 
-In: the options, the variant's geometry. Out: frames, heights and widths. Imports no torch.
+In: the options, the variant's geometry. Out: frames, heights and widths. Which of them a clip gets is decided in
+`data/bucketing.py`. Imports no torch and opens no media.
 """
 
 import math
@@ -8,59 +9,105 @@ from functools import lru_cache
 
 from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.geometry import Geometry
-from cinelora.data.options import DataOptions
+from cinelora.data.compat import check_cuts, is_drawn
+from cinelora.data.options import ClipRules, DataOptions, VideoxOptions
+from cinelora.data.videox import VideoxRules, sides
 
 WIDEST = 2.0
 """Largest ratio of the sides of an aspect bucket, unless the recipe's own size is longer."""
+_OF_BATCHES = ("keep_all_node_same_token_length", "auto_tile_batch_size")
+_DRAWN = ("random_hw_adapt", "training_with_video_token_length", "random_frame_crop", "random_ratio_crop")
 
 
 def check_options(options: DataOptions, geometry: Geometry) -> None:
     """Raise RecipeError with everything that [data] asks for and the variant cannot take, and the nearest it can."""
     problems = Problems(RecipeError)
+    whole = {"data": options} | {f"data.source.{k}.rules": s.rules for k, s in enumerate(options.source) if s.rules}
+    for place, rules in whole.items():
+        _check_frames(rules, geometry, place, problems)
+        _check_size(rules, geometry, place, problems)
+        _check_variants(rules, place, problems)
+        if rules.buckets == "videox":
+            _check_videox(rules, geometry, place, problems)
+    for k, source in enumerate(options.source):
+        _check_same_batches(source.rules, options, f"data.source.{k}.rules.videox", problems)
+    check_cuts(options, problems)
+    problems.raise_if_any()
+
+
+def _check_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
     rule = f"{geometry.frames_per_latent}k+{geometry.frames_offset}, at most {geometry.max_frames}"
-    for frames in options.frames:
+    for frames in rules.frames:
         if not geometry.fits_frames(frames):
-            near = geometry.near_frames(frames)
-            problems.add(
-                "the model takes no clips of this length",
-                found=str(frames),
-                allowed=rule,
-                nearest=near,
-                where="data.frames",
-            )
-    if len(options.size) == 1:
-        problems.add("a size has two numbers", found=str(options.size), allowed="[height, width]", where="data.size")
-    for pixels in options.size if len(options.size) == 2 else ():
+            what, near = "the model takes no clips of this length", geometry.near_frames(frames)
+            problems.add(what, found=str(frames), allowed=rule, nearest=near, where=f"{place}.frames")
+
+
+def _check_size(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
+    where = f"{place}.size"
+    if len(rules.size) == 1:
+        problems.add("a size has two numbers", found=str(rules.size), allowed="[height, width]", where=where)
+    for pixels in rules.size if len(rules.size) == 2 else ():
         if pixels % geometry.size_multiple:
             low = geometry.floor_size(pixels)
             near = str(low) if pixels < low else f"{low} or {low + geometry.size_multiple}"
             multiple = f"multiples of {geometry.size_multiple}"
-            problems.add(
-                "not a size of the model", found=str(pixels), allowed=multiple, nearest=near, where="data.size"
-            )
-    if options.num_variants > 1 and "random" not in (options.clip, options.crop):
+            problems.add("not a size of the model", found=str(pixels), allowed=multiple, nearest=near, where=where)
+
+
+def _check_variants(rules: ClipRules, place: str, problems: Problems) -> None:
+    if rules.num_variants > 1 and not is_drawn(rules) and not draws_buckets(rules):
         problems.add(
             "num_variants has no effect: all variants of a clip would be the same",
-            found=f"num_variants = {options.num_variants}, clip = '{options.clip}', crop = '{options.crop}'",
-            where="data.num_variants",
+            found=f"num_variants = {rules.num_variants}, clip = '{rules.clip}', crop = '{rules.crop}'",
+            where=f"{place}.num_variants",
             do="set clip or crop to 'random', or num_variants to 1",
         )
-    problems.raise_if_any()
 
 
-def frame_buckets(options: DataOptions, geometry: Geometry) -> tuple[int, ...]:
+def _check_videox(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
+    own, by_budget = rules.videox, rules.videox.training_with_video_token_length
+    as_reference = rules.compat == "easyanimate"
+    budget = f"{place}.videox.token_sample_size"
+    if own.token_sample_size != VideoxOptions().token_sample_size and not (by_budget or own.auto_tile_batch_size):
+        do = "remove it, or set training_with_video_token_length or auto_tile_batch_size"
+        problems.add(f"{budget} has no effect in this run", found="no token budget", where=budget, do=do)
+    if rules.upscale and as_reference:
+        what, do = f"{place}.upscale has no effect in this run", "remove it, or set compat to 'none'"
+        problems.add(what, found="compat = 'easyanimate' always enlarges", where=f"{place}.upscale", do=do)
+    if not by_budget or as_reference:
+        return
+    if own.image_sample_size < own.video_sample_size:
+        found = f"image_sample_size = {own.image_sample_size}, video_sample_size = {own.video_sample_size}"
+        what, do = "videos draw their size from video_sample_size up to image_sample_size", "raise image_sample_size"
+        problems.add(what, found=found, where=f"{place}.videox.image_sample_size", do=do)
+    videox = videox_rules(rules, geometry)
+    if not any(geometry.floor_frames(side.frames) for side in sides("video", videox)[0]):
+        found = f"{videox.frames} frames of {own.token_sample_size} x {own.token_sample_size} pixels"
+        problems.add("the token budget holds no clip at any size", found=found, where=budget, do=f"raise {budget}")
+
+
+def _check_same_batches(rules: ClipRules | None, options: DataOptions, place: str, problems: Problems) -> None:
+    """All sources share their batches, so that what decides about batches stands in [data] alone."""
+    for name in _OF_BATCHES:
+        if rules and getattr(rules.videox, name) and not getattr(options.videox, name):
+            what, do = f"{name} is about batches, in which sources mix", f"set it in [data.videox]: data.videox.{name}"
+            problems.add(what, found="true for one source", where=f"{place}.{name}", do=do)
+
+
+def frame_buckets(rules: ClipRules, geometry: Geometry) -> tuple[int, ...]:
     """The recipe's numbers of frames, else the variant's own; longest first."""
-    return tuple(sorted(set(options.frames) or {geometry.frames}, reverse=True))
+    return tuple(sorted(set(rules.frames) or {geometry.frames}, reverse=True))
 
 
-def frames_for(available: int, options: DataOptions, geometry: Geometry) -> int:
+def frames_for(available: int, rules: ClipRules, geometry: Geometry) -> int:
     """The longest frame bucket that `available` frames fill; 0 where none is short enough."""
-    return next((frames for frames in frame_buckets(options, geometry) if frames <= available), 0)
+    return next((frames for frames in frame_buckets(rules, geometry) if frames <= available), 0)
 
 
-def base_size(options: DataOptions, geometry: Geometry) -> tuple[int, int]:
+def base_size(rules: ClipRules, geometry: Geometry) -> tuple[int, int]:
     """Height and width of the recipe, else of the variant."""
-    return (options.size[0], options.size[1]) if options.size else (geometry.height, geometry.width)
+    return (rules.size[0], rules.size[1]) if rules.size else (geometry.height, geometry.width)
 
 
 @lru_cache
@@ -80,18 +127,35 @@ def aspect_grid(height: int, width: int, multiple: int) -> tuple[tuple[int, int]
     return tuple(sorted(sizes - covered))
 
 
-def size_for(height: int, width: int, options: DataOptions, geometry: Geometry) -> tuple[int, int]:
+def size_for(height: int, width: int, rules: ClipRules, geometry: Geometry) -> tuple[int, int]:
     """The size whose proportions are nearest to the source's, and that the source fills unless `upscale`.
 
     Without `upscale`, a source smaller than its size gets the largest multiples within it; (0, 0) where even one
     multiple is more than the source has.
     """
-    base = base_size(options, geometry)
-    sizes = aspect_grid(*base, geometry.size_multiple) if options.aspect_buckets else (base,)
+    base = base_size(rules, geometry)
+    sizes = aspect_grid(*base, geometry.size_multiple) if rules.buckets != "single" else (base,)
     tall, wide = min(sizes, key=lambda s: (abs(math.log(s[1] / s[0] * height / width)), -s[0] * s[1]))
-    enlarged = max(tall / height, wide / width)
-    if options.upscale or enlarged <= 1:
-        return tall, wide
+    return (tall, wide) if rules.upscale else within(height, width, (tall, wide), geometry)
+
+
+def within(height: int, width: int, size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
+    """A size, or the largest multiples of about its proportions that a smaller source fills; (0, 0) where none is."""
+    enlarged = max(size[0] / height, size[1] / width)
+    if enlarged <= 1:
+        return size
     multiple = geometry.size_multiple
-    tall, wide = (int(side / enlarged + 1e-6) // multiple * multiple for side in (tall, wide))
+    tall, wide = (int(side / enlarged + 1e-6) // multiple * multiple for side in size)
     return (tall, wide) if tall and wide else (0, 0)
+
+
+def draws_buckets(rules: ClipRules) -> bool:
+    """True where buckets of a clip's variants differ by chance."""
+    return rules.buckets == "videox" and any(getattr(rules.videox, name) for name in _DRAWN)
+
+
+def videox_rules(rules: ClipRules, geometry: Geometry) -> VideoxRules:
+    """The options of EasyAnimate with what the model adds."""
+    longest = frame_buckets(rules, geometry)[0]
+    alone = geometry.frames_offset > 0
+    return VideoxRules(rules.videox, longest, geometry.frames_per_latent, alone, geometry.size_multiple)

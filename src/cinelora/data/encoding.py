@@ -5,7 +5,7 @@ and of the names and shapes that the family's card declares.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,8 +15,10 @@ from cinelora.base.dtypes import DtypeName, torch_dtype
 from cinelora.base.errors import DataError, Problem, Problems, WeightsError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Clip, Encoded, Slot
+from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Encoder, Tower
-from cinelora.data.entries import Keys, TowerFacts
+from cinelora.data.entries import MASK, Keys, TowerFacts
+from cinelora.data.mask_tower import MaskTower
 
 MOMENTS = ("mean", "logvar")
 
@@ -24,7 +26,10 @@ MOMENTS = ("mean", "logvar")
 @dataclass(frozen=True)
 class Encoding:
     """How a slot becomes Encoded: the family's encoder, `load` (data/clips), `transform` (all that decides the pixels
-    but the bytes), the stored format, the device, the run's seed, and the conditions that the family's card declares.
+    but the bytes), the stored format, the device, the run's seed, the conditions that the family's card declares, and
+    the geometry of its latents (for loss masks; None = records with masks are refused). `load_mask` gives a clip's mask
+    without decoding the clip; None = `load` does.
+    `text_length` is the longest text in tokens, for telling how much disk an entry takes at most.
     """
 
     encoder: Encoder
@@ -34,22 +39,33 @@ class Encoding:
     device: str = "cpu"
     seed: int = 0
     conditions: Mapping[str, str] | None = None
+    geometry: Geometry | None = None
+    load_mask: Callable[[Slot], Clip] | None = None
+    text_length: int = 0
+
+    @cached_property
+    def towers(self) -> tuple[Tower, ...]:
+        """The encoder's towers, and the one of loss masks."""
+        masks = () if self.geometry is None else (MaskTower(self.geometry),)
+        return (*self.encoder.towers(), *masks)
 
     @cached_property
     def keys(self) -> Keys:
         """What decides the entries' keys, as strings; each tower is asked for its fingerprint once."""
-        return Keys(
-            tuple(TowerFacts.of(tower) for tower in self.encoder.towers()), self.transform, self.dtype, self.seed
-        )
+        return Keys(tuple(TowerFacts.of(tower) for tower in self.towers), self.transform, self.dtype, self.seed)
 
     def clip_for(self, tower: Tower, slot: Slot) -> Clip:
         """The decoded clip, or one without pixels for a tower that reads captions alone."""
         if tower.reads == "caption":
-            return Clip(slot, torch.empty(3, 0, 0, 0), slot.record.caption, 0.0)
+            return Clip(slot, torch.empty(3, 0, 0, 0), slot.caption, 0.0)
+        if MASK in tower.gives and self.load_mask is not None:
+            return self.load_mask(slot)
         return self.load(slot)
 
     def run(self, tower: Tower, clip: Clip) -> dict[str, Tensor]:
         """What one tower makes of a clip, in the stored format, on the CPU. Raises DataError where it is not finite."""
+        if clip.mask is not None and self.geometry is None:
+            raise ValueError(f"a clip with a mask needs the geometry of its latents: {clip.slot.name}")
         with torch.no_grad():
             given = tower.encode([clip], torch_rng(self.seed, "encode", clip.slot.name))[0]
         stored = {name: _stored(given[name], self.dtype) for name in tower.gives}
@@ -82,7 +98,7 @@ class Encoding:
 
     def check_names(self) -> None:
         """See that the towers give what the card declares, and the moments. Raises WeightsError with both lists."""
-        given = {name for tower in self.keys.towers for name in tower.gives}
+        given = {name for tower in self.keys.towers for name in tower.gives if name != MASK}
         wanted = {*MOMENTS, *(self.conditions if self.conditions is not None else given - set(MOMENTS))}
         if given != wanted:
             raise WeightsError(
@@ -97,7 +113,10 @@ class Encoding:
 
 def _stored(tensor: Tensor, dtype: DtypeName) -> Tensor:
     tensor = tensor.detach().cpu()
-    return (tensor.to(torch_dtype(dtype)) if tensor.is_floating_point() else tensor).contiguous()
+    if tensor.is_floating_point():
+        # A mask times a negative number is -0.0; as +0.0 padding has no bits, and the cache need not store it.
+        tensor = tensor.to(torch_dtype(dtype)) + 0.0
+    return tensor.contiguous()
 
 
 def _fits(shape: tuple[int, ...], declared: str) -> bool:
@@ -106,9 +125,14 @@ def _fits(shape: tuple[int, ...], declared: str) -> bool:
 
 
 def encoded(tensors: Mapping[str, Tensor]) -> Encoded:
-    """What the towers gave, taken together."""
-    conditions = {name: tensor for name, tensor in tensors.items() if name not in MOMENTS}
-    return Encoded(tensors["mean"], tensors["logvar"], conditions)
+    """What the towers gave, taken together. Raises WeightsError where the mask does not lie on the latents."""
+    conditions = {name: tensor for name, tensor in tensors.items() if name not in (*MOMENTS, MASK)}
+    mean, mask = tensors["mean"], tensors.get(MASK)
+    if mask is not None and mask.shape[1:] != mean.shape[1:]:
+        found, allowed = (" ".join(map(str, grid.shape[1:])) for grid in (mean, mask))
+        do = "use the encoder of the same base and variant"
+        raise WeightsError(Problem("the latents are not on the variant's grid", found=found, allowed=allowed, do=do))
+    return Encoded(mean, tensors["logvar"], conditions, mask)
 
 
 class Live:
@@ -117,15 +141,29 @@ class Live:
     def __init__(self, encoding: Encoding):
         encoding.check_names()
         self._encoding = encoding
-        self._towers = encoding.encoder.towers()
+        self._towers = encoding.towers
         self._checked: set[str] = set()
 
     def read(self, slot: Slot) -> Encoded:
-        """Encode one slot now. Raises DataError where it cannot be decoded or is not finite."""
+        """Encode one slot now. Raises DataError where it cannot be decoded or is not finite.
+
+        Also under `on_bad = "skip"`: which clips stand in which batch is settled before the first step, and leaving
+        one out here would change every batch after it, and what a resumed run sees.
+        """
+        try:
+            return self._encoded(slot)
+        except DataError as error:
+            do = "leave the clip out; or encode before training (data.cache = 'on'), where data.on_bad = 'skip' does so"
+            told = (replace(problem, do=f"{problem.do}; {do}" if problem.do else do) for problem in error.problems)
+            raise DataError(*told) from error
+
+    def _encoded(self, slot: Slot) -> Encoded:
         sees = any(tower.reads != "caption" for tower in self._towers)
         clip = self._encoding.load(slot) if sees else None
         tensors: dict[str, Tensor] = {}
-        for tower in self._towers:
+        for tower, facts in zip(self._towers, self._encoding.keys.towers, strict=True):
+            if not facts.concerns(slot):
+                continue
             tower.load(self._encoding.device)
             whole = clip if clip is not None and tower.reads != "caption" else self._encoding.clip_for(tower, slot)
             given = self._encoding.run(tower, whole)

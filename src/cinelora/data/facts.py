@@ -4,15 +4,23 @@ In: a Record. Out: `MediaFacts` and notes for the report. A dataset that states 
 believed for the plan, so that large tables are planned without opening a file; clips check it when they are decoded.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from cinelora.base.errors import DataError, Problem
+from cinelora.base.workers import each
 from cinelora.contracts.flow import Record
+from cinelora.data.masks import check_mask
 from cinelora.media.probe import MediaFacts, even_times, probe
 
 _NEEDED = {"video": ("width", "height", "frames", "fps"), "image": ("width", "height")}
+_REMEMBERED = 512
+"""Files whose facts are kept: what is planned, encoded and shown again soon is measured once."""
 
 
 def is_stated(record: Record) -> bool:
@@ -26,11 +34,69 @@ def facts_of(record: Record) -> MediaFacts:
 
 
 def measured(record: Record) -> MediaFacts:
-    """What the file itself says. Raises DataError naming the record where it cannot be used."""
+    """What the file itself says; of a pair, its first picture. Raises DataError naming the record where it is unusable.
+
+    A file that has not changed its size and time of change is not opened again.
+    """
+    return measured_each(record)[0]
+
+
+def measured_each(record: Record) -> tuple[MediaFacts, ...]:
+    """The facts of the record's file, or of both pictures of a pair. Raises DataError as `measured` does."""
+    with naming(record):
+        facts = tuple(_measured_file(path) for path in record.media[: 2 if record.kind == "pair" else 1])
+        for path, own in zip(record.media, facts, strict=False):
+            if record.kind == "pair" and own.kind != "image":
+                what, do = "a pair is made of two pictures", "save its frame as a picture"
+                raise DataError(Problem(what, found=f"a video of {own.frames} frames", where=str(path), do=do))
+    return facts
+
+
+def measure_all(records: Sequence[Record], *, seconds: float, num_threads: int = 0) -> Iterator[MediaFacts | DataError]:
+    """The facts of every record in order, or why it, or its mask, cannot be used; stated ones without opening the file.
+
+    Works in threads (0 = one per core); a file that takes longer than `seconds` is given up.
+    """
+    found = each(_facts_or_error, records, num_threads=num_threads, seconds=seconds)
+    for record, facts in zip(records, found, strict=True):
+        if isinstance(facts, TimeoutError):
+            do = "encode it again, take it out, or raise data.seconds_per_file"
+            yield DataError(
+                Problem("takes too long to measure", found=f"over {seconds:g} s", where=place_of(record), do=do)
+            )
+        else:
+            yield facts
+
+
+def _facts_or_error(record: Record) -> MediaFacts | DataError:
     try:
-        return probe(record.media[0])
+        facts = facts_of(record)
+        check_mask(record, facts)
+    except DataError as error:
+        return error
+    return facts
+
+
+@contextmanager
+def naming(record: Record) -> Iterator[None]:
+    """Turn problems of files into problems of the record they belong to."""
+    try:
+        yield
     except DataError as error:
         raise DataError(*(_named(problem, record) for problem in error.problems)) from error
+
+
+def _measured_file(path: Path) -> MediaFacts:
+    try:
+        status = path.stat()
+    except OSError:
+        return probe(path)  # which says what is wrong with it
+    return _remembered(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered(path: Path, num_bytes: int, changed_ns: int) -> MediaFacts:
+    return probe(path)
 
 
 def check_stated(record: Record, facts: MediaFacts) -> None:
@@ -60,7 +126,10 @@ def place_of(record: Record) -> str:
 
 
 def _named(problem: Problem, record: Record) -> Problem:
-    return replace(problem, where=place_of(record))
+    if problem.where not in map(str, record.media):
+        return problem if problem.where else replace(problem, where=place_of(record))
+    media = problem.where
+    return problem if record.where == media else replace(problem, where=f"{record.where} ({media})")
 
 
 def _stated(record: Record) -> MediaFacts:

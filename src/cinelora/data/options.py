@@ -1,28 +1,160 @@
 """Owns the options of [data] and [[data.source]]: where clips come from and how they are cut. Imports no torch."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cinelora.base.dtypes import DtypeName
 from cinelora.contracts.options import Options, option
+
+_FROM_SOURCE = ("fps", ("source",))
+_IN_TABLES = ("reader", ("auto", "table", "easyanimate", "prompts"))
+
+
+class VideoxOptions(Options):
+    """Table [data.videox]: the bucket rules of EasyAnimate and VideoX-Fun, under their own names."""
+
+    image_sample_size: int = option(512, "Side of the square whose area pictures get.", ge=64, le=8192)
+    video_sample_size: int = option(512, "Side of the square whose area videos get (the smallest one).", ge=64, le=8192)
+    token_sample_size: int = option(
+        512, "Side of the square that fills the token budget together with the longest of data.frames.", ge=64, le=8192
+    )
+    random_hw_adapt: bool = option(
+        False,
+        "Whether each variant draws how much smaller than its sample size it gets (three in four are not smaller).",
+    )
+    training_with_video_token_length: bool = option(
+        False,
+        "Whether each video variant draws its size between video_sample_size and image_sample_size, with as many "
+        "frames as the token budget allows at that size.",
+    )
+    random_frame_crop: bool = option(
+        False, "Whether each video variant draws its number of frames (nine in ten keep all)."
+    )
+    random_ratio_crop: bool = option(
+        False, "Whether each variant draws its proportions from the table instead of taking the nearest ones."
+    )
+    keep_all_node_same_token_length: bool = option(
+        False,
+        "Whether all ranks always work on one bucket at a time; micro-batches of a bucket that does not divide by the "
+        "ranks are repeated. Read from [data.videox] alone, for all sources.",
+    )
+    auto_tile_batch_size: bool = option(
+        False,
+        "Whether clips far below the token budget stand in a batch 2 or 4 times, each time with other noise, and count "
+        "once. Read from [data.videox] alone, for all sources.",
+    )
+
+
+class ClipRules(Options):
+    """How clips are cut: of all sources in [data], or of one in [data.source.rules]."""
+
+    frames: list[Annotated[int, Field(ge=1)]] = option(
+        help="Frame buckets: numbers of frames that clips are cut to, such as [17, 49, 81]; each clip takes the "
+        "longest that it fills. Empty = the model's own length.",
+        default_factory=list,
+    )
+    size: list[Annotated[int, Field(ge=1)]] = option(
+        help="[height, width] in pixels; with buckets = 'grid' it sets the area. Empty = the model's own size.",
+        default_factory=list,
+        max_length=2,
+        only_if=("buckets", ("grid", "single")),
+    )
+    buckets: Literal["grid", "videox", "single"] = option(
+        "grid",
+        "Sizes that clips can get: 'grid' = every size of (at most) the same area in the model's steps, 'videox' = the "
+        "table of EasyAnimate and VideoX-Fun (see [data.videox]), 'single' = all clips are cropped to `size`.",
+    )
+    videox: VideoxOptions = option(
+        help="rules of buckets = 'videox'", default_factory=VideoxOptions, only_if=("buckets", ("videox",))
+    )
+    upscale: bool = option(
+        False, "Whether clips smaller than their bucket are enlarged; false = they get a smaller bucket instead."
+    )
+    fps: Annotated[float, Field(gt=0)] | Literal["family", "source"] = option(
+        "family",
+        "Frames per second that clips are resampled to by timestamps: a number, 'family' = the model's own rate "
+        "(motion keeps its speed), 'source' = frames of the source in turn (motion changes its speed).",
+    )
+    stride: int = option(1, "Every how many-th frame of the source is taken.", ge=1, le=1000, only_if=_FROM_SOURCE)
+    stride_min: int = option(
+        0,
+        "The smallest stride: each variant draws its own between this one and `stride`, as far as its video is long "
+        "enough; 0 = always `stride`.",
+        ge=0,
+        le=1000,
+        only_if=_FROM_SOURCE,
+    )
+    clip: Literal["head", "middle", "random", "uniform", "chunks", "sliding"] = option(
+        "head",
+        "Which stretch of a longer video is used: its beginning, its middle, one drawn by (seed, record, variant); "
+        "'uniform' = frames evenly spread over all of it, whatever fps says (motion gets faster); 'chunks' = every "
+        "stretch, one after the other, each as a clip of its own; 'sliding' = stretches that start every slide_frames "
+        "frames.",
+    )
+    slide_frames: int = option(
+        16, "Frames of the clip from one sliding stretch to the next.", ge=1, only_if=("clip", ("sliding",))
+    )
+    drop_start: float = option(0.0, "Share of each video's seconds that is left out at its beginning.", ge=0, lt=1)
+    drop_end: float = option(0.0, "Share of each video's seconds that is left out at its end.", ge=0, lt=1)
+    skip_frames_start: int = option(
+        0, "Frames of the source that are left out at the beginning, before all else.", ge=0
+    )
+    skip_frames_end: int = option(0, "Frames of the source that are left out at the end, before all else.", ge=0)
+    crop: Literal["centre", "random", "none"] = option(
+        "centre",
+        "Which part of the resized picture is used: the middle, one drawn by (seed, record, variant), or 'none' = all "
+        "of it, pressed into the bucket's proportions.",
+    )
+    resample: Literal["bicubic", "bilinear"] = option("bicubic", "How pictures are resized (both antialiased).")
+    num_variants: int = option(
+        1,
+        "How many random stretches, crops or buckets of each clip are encoded; needs something random.",
+        ge=1,
+        le=1000,
+    )
+    short: Literal["fit", "skip", "stop"] = option(
+        "fit",
+        "What happens to clips shorter than every frame bucket: 'fit' = they keep the largest number of frames that "
+        "the model allows, 'skip' = they are left out, 'stop' = they are a problem of the data.",
+    )
+    compat: Literal["none", "cogvideox", "cogvideox-i2v", "easyanimate", "dynamicrafter", "framer"] = option(
+        "none",
+        "Frames and pixels exactly as a reference script takes them, with its faults: the diffusers CogVideoX scripts "
+        "(which read skip_frames_start, skip_frames_end, crop), EasyAnimate (stride), DynamiCrafter (crop, and stride, "
+        "stride_min or a number as fps), FramerTurbo (stride); 'none' = as the other options say.",
+    )
 
 
 class SourceOptions(Options):
     """One [[data.source]]: a dataset, and how much of the training it makes up."""
 
     path: str = option(
-        help="Folder of clips, or a table (.csv .tsv .jsonl .json) that names them. Relative to the recipe's folder.",
+        help="Folder of clips, a table (.csv .tsv .jsonl .json .parquet) that names them, a folder of tar shards or of "
+        "Hugging Face `datasets`, or hub:OWNER/NAME. Relative to the recipe's folder.",
         min_length=1,
     )
     name: str = option("", "What reports and the cache call this source; empty = the folder's or table's own name.")
-    reader: Literal["auto", "folder", "table"] = option(
+    reader: Literal["auto", "folder", "table", "easyanimate", "webvid", "prompts", "pairs", "webdataset"] = option(
         "auto",
-        "How the source is laid out: 'folder' = media files with captions of the same name beside them (.txt or "
-        ".caption), 'table' = one row per clip; 'auto' looks at the path.",
+        "How the source is laid out: 'folder' = media files with captions beside them, 'table' = one row per clip, "
+        "'easyanimate' = JSON or CSV of file_path, text, type, 'webvid' = CSV of videoid, page_dir, name with "
+        "videos/PAGE_DIR/VIDEOID.mp4, 'prompts' = prompts.txt and videos.txt line by line, 'pairs' = ID_start and "
+        "ID_end images, 'webdataset' = tar shards (streamed); 'auto' looks at the path and says which.",
     )
     weight: float = option(
-        1.0, "Share of the training that is drawn from this source, relative to the other sources' weights.", gt=0
+        0.0,
+        "Share of the training that is drawn from this source, relative to the other sources' weights; 0 in all "
+        "sources = in proportion to their clips.",
+        ge=0,
+    )
+    repeats: int = option(1, "How many times each of its clips counts.", ge=1, le=100_000)
+    video_repeats: int = option(
+        1,
+        "How many times each of its videos counts on top of that, where pictures stand beside them.",
+        ge=1,
+        le=100_000,
     )
     held_out: bool = option(
         True, "Whether this source may give clips for the held-out loss; false for a regularisation source."
@@ -30,73 +162,88 @@ class SourceOptions(Options):
     media_root: str = option(
         "",
         "Folder that a table's relative paths start from and that no path may leave; empty = the table's folder.",
-        only_if=("reader", ("auto", "table")),
+        only_if=("reader", ("auto", "table", "easyanimate", "webvid", "prompts")),
     )
     path_column: str = option(
         "",
-        "The table's column with media paths; empty = the first known name (file_path, path, file, video ...).",
-        only_if=("reader", ("auto", "table")),
+        "The table's column with media paths; empty = the first known name (file_path, path, file, video ...). Of "
+        "reader 'prompts', the file of paths (videos.txt).",
+        only_if=_IN_TABLES,
     )
     caption_column: str = option(
         "",
-        "The table's column with captions; empty = the first known name (caption, text, prompt ...).",
-        only_if=("reader", ("auto", "table")),
+        "The table's column with captions; empty = the first known name (caption, text, prompt ...). Of reader "
+        "'prompts', the file of captions (prompts.txt); of 'webdataset', the field of each sample's JSON.",
+        only_if=("reader", (*_IN_TABLES[1], "webdataset")),
+    )
+    mask_suffix: str = option(
+        "",
+        "Ending of the mask that lies beside each clip (CLIP.mp4 with '_mask': CLIP_mask.mp4 or .png): the loss counts "
+        "where it is white; empty = no masks. In tar shards it starts with a dot ('.mask': KEY.mask.png).",
+    )
+    captions: Literal["files", "names"] = option(
+        "files",
+        "Where a folder's captions stand: 'files' = .txt or .caption of the same name, 'names' = the file names "
+        "themselves, with _ and - read as spaces.",
+        only_if=("reader", ("auto", "folder", "pairs")),
+    )
+    caption_lines: Literal["one", "each"] = option(
+        "one",
+        "What several lines of a caption are: 'one' = one caption, 'each' = several captions, one of which is drawn "
+        "each time (a table's caption may be a list, too).",
     )
     caption_prefix: str = option("", "Text put before every caption of this source, with one space between.")
+    caption_suffix: str = option(
+        "", "Text put after every caption of this source, with one space between (none before a comma or full stop)."
+    )
     trigger: str = option(
         "", "Word put before every caption that does not have it as a whole word yet, with one space between."
+    )
+    trim_openings: bool = option(
+        False, "Whether openings such as 'The video shows' and 'In this image, we see' are cut off captions."
+    )
+    shuffle_tags: int = option(
+        0,
+        "How many orders of a caption's comma-separated tags there are, drawn by the record's key; 0 = tags stay as "
+        "they are.",
+        ge=0,
+        le=100,
+    )
+    keep_tags: int = option(0, "How many tags at the beginning stay where they are when tags are shuffled.", ge=0)
+    caption_dropout: float = option(
+        0.0,
+        "Share of the draws that get the empty caption, on top of model.text_dropout.",
+        ge=0,
+        le=1,
     )
     empty_caption: Literal["stop", "allow"] = option(
         "stop", "What an empty caption is: 'stop' = a problem of the data, 'allow' = meant so."
     )
+    rules: ClipRules | None = option(None, "how this source's clips are cut; what it does not say is as in [data]")
+
+    @model_validator(mode="after")
+    def _tags_are_shuffled(self) -> "SourceOptions":
+        if self.keep_tags and not self.shuffle_tags:
+            raise ValueError("keep_tags has no effect while shuffle_tags is 0")
+        return self
 
 
-class DataOptions(Options):
+class DataOptions(ClipRules):
     """The section [data]."""
 
     source: list[SourceOptions] = option(help="The datasets, one [[data.source]] each.", min_length=1)
-    frames: list[Annotated[int, Field(ge=1)]] = option(
-        help="Frame buckets: numbers of frames that clips are cut to, such as [17, 49, 81]; each clip takes the "
-        "longest that it fills. Empty = the model's own length.",
-        default_factory=list,
-    )
-    size: list[Annotated[int, Field(ge=1)]] = option(
-        help="[height, width] in pixels; with aspect_buckets it sets the area. Empty = the model's own size.",
-        default_factory=list,
-        max_length=2,
-    )
-    aspect_buckets: bool = option(
-        True,
-        "Whether clips of other proportions get a size of (at most) the same area that fits them; false = all clips "
-        "are cropped to `size`.",
-    )
-    upscale: bool = option(
-        True, "Whether clips smaller than their bucket are enlarged; false = they get a smaller bucket instead."
-    )
-    fps: Annotated[float, Field(gt=0)] | Literal["family", "source"] = option(
-        "family",
-        "Frames per second that clips are resampled to by timestamps: a number, 'family' = the model's own rate "
-        "(motion keeps its speed), 'source' = every frame of the source in turn (motion changes its speed).",
-    )
-    clip: Literal["head", "middle", "random"] = option(
-        "head",
-        "Which stretch of a longer video is used: its beginning, its middle, or one drawn by (seed, record, variant).",
-    )
-    crop: Literal["centre", "random"] = option(
-        "centre", "Which part of the resized picture is used: the middle, or one drawn by (seed, record, variant)."
-    )
-    num_variants: int = option(
-        1, "How many random stretches or crops of each clip are encoded; needs clip or crop = 'random'.", ge=1, le=1000
-    )
-    short: Literal["fit", "skip", "stop"] = option(
-        "fit",
-        "What happens to clips shorter than every frame bucket: 'fit' = they keep the largest number of frames that "
-        "the model allows, 'skip' = they are left out, 'stop' = they are a problem of the data.",
+    small_buckets: Literal["partial", "repeat"] = option(
+        "partial",
+        "What happens to clips of a bucket that do not fill a micro-batch: 'partial' = the last one is smaller, "
+        "'repeat' = clips of that bucket are shown again to fill it.",
     )
     on_bad: Literal["stop", "skip"] = option(
         "stop",
         "What happens to clips that cannot be read or have no caption: 'stop' = all are listed and nothing starts, "
         "'skip' = they are left out and stand in the table.",
+    )
+    seconds_per_file: float = option(
+        60.0, "Time that measuring one file may take; one that takes longer cannot be used.", gt=0
     )
     held_out: float = option(
         0.05,
@@ -118,3 +265,29 @@ class DataOptions(Options):
         "Folder of the cache, relative to the recipe's folder; may be shared by runs. Empty = beside the runs.",
         only_if=("cache", ("on",)),
     )
+    shuffle_clips: int = option(
+        64,
+        "How many clips of a stream (tar shards) are held at once, in the temporary folder, to mix their order.",
+        ge=1,
+        le=100_000,
+        only_if=("cache", ("off",)),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:
+        return inherited(data)
+
+
+def inherited(data: Any) -> Any:
+    """The tables of [data] with every source's rules made whole: what they do not say is as [data] says."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("source"), list | tuple):
+        return data
+    shared = {name: data[name] for name in ClipRules.model_fields if name in data}
+    sources = [
+        {**one, "rules": {**shared, **one["rules"]}}
+        if isinstance(one, Mapping) and isinstance(one.get("rules"), Mapping)
+        else one
+        for one in data["source"]
+    ]
+    return {**data, "source": sources}

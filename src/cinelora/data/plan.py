@@ -1,60 +1,31 @@
-"""Owns the plan: which bucket each record gets, what is trained on, what is held out, what is left out and why.
+"""Owns the plan: which buckets each record gets, what is trained on, what is held out, what is left out and why.
 
 In: a Listing, the options, the variant's geometry, the run's seed. Out: a `Plan` with slots, and one `Row` for every
 entry of the dataset, so that nothing disappears without a reason. Imports no torch.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import numpy as np
 
 from cinelora.base.errors import DataError, Problem
 from cinelora.base.log import track
 from cinelora.base.seeds import seed_of
-from cinelora.contracts.flow import Bucket, LeftOut, Record, Slot
+from cinelora.contracts.flow import LeftOut, Record, Slot
 from cinelora.contracts.geometry import Geometry
-from cinelora.data.buckets import check_options, frame_buckets, frames_for, size_for
-from cinelora.data.crop import cover_scale
-from cinelora.data.facts import disagreements, facts_of, is_stated, place_of
+from cinelora.data.alike import equal_files
+from cinelora.data.bucketing import TOO_SHORT
+from cinelora.data.buckets import check_options
+from cinelora.data.facts import measure_all
+from cinelora.data.fate import Fate, Row, fate_of
 from cinelora.data.options import DataOptions
-from cinelora.data.sources import Listing, source_names
-from cinelora.data.window import clip_fps, moments, num_available
+from cinelora.data.rules import rules_by_source, source_names
+from cinelora.data.sources import Listing
 from cinelora.media.probe import MediaFacts
 
-Status = Literal["used", "held out", "left out"]
 _FEWEST_FOR_ONE_HELD_OUT = 10
-_SHORT = "shorter than every frame bucket"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What happened to one entry.
-
-    `frames` and `fps` are the source's; `frames_used` how many of them a clip shows, `frames_lost` how many it does
-    not; `scale` how much the picture is enlarged; `speed` how much faster things move than in the source once the clip
-    plays at the family's rate. `reason` says why an entry is left out, `notes` what else one should know.
-    """
-
-    key: str
-    where: str
-    source: str
-    kind: str
-    status: Status
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-    fps: float = 0.0
-    seconds: float = 0.0
-    bucket: str = ""
-    frames_used: int = 0
-    frames_lost: int = 0
-    scale: float = 0.0
-    speed: float = 1.0
-    reason: str = ""
-    notes: tuple[str, ...] = ()
+_LITTLE_SEEN = 0.5
+"""Share of the videos' frames below which it is worth a word that an epoch shows no more."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +39,16 @@ class BucketTotal:
 
 @dataclass(frozen=True)
 class Plan:
-    """`slots` are trained on, `held_out` is not; `problems` are those of the rows that `on_bad = "skip"` left out."""
+    """`slots` are trained on, `held_out` is not; `problems` are those of the rows that `on_bad = "skip"` left out.
+
+    `warnings` are about the dataset as a whole; those about one clip are among its row's notes.
+    """
 
     slots: tuple[Slot, ...]
     held_out: tuple[Slot, ...]
     rows: tuple[Row, ...]
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def without(self, reasons: Mapping[str, str]) -> "Plan":
         """The plan less the slots named in `reasons` (slot name -> why), whose rows say so.
@@ -102,155 +77,142 @@ class Plan:
         return {str(b): BucketTotal(clips[b], trained[b], apart[b]) for b in buckets}
 
 
-def make_plan(listing: Listing, options: DataOptions, geometry: Geometry, *, seed: int) -> Plan:
-    """Measure every record and give it a bucket.
+def make_plan(
+    listing: Listing, options: DataOptions, geometry: Geometry, *, seed: int, may_be_empty: bool = False
+) -> Plan:
+    """Measure every record and give it its buckets.
 
     Raises RecipeError for options that the variant cannot take, DataError with every bad entry of the whole dataset
-    (unless `on_bad` skips them), with every short one (if `short` says stop), and where nothing is left to train on.
+    (unless `on_bad` skips them), with every short one (if `short` says stop), and where nothing is left to train on
+    (unless that may be, for those who look at the rows).
     """
     check_options(options, geometry)
-    rows: list[Row] = []
-    buckets: dict[int, Bucket] = {}
+    rules = rules_by_source(options)
+    fates: list[Fate] = []
     bad: list[Problem] = []
     short: list[Problem] = []
-    for entry in track(listing.entries, "looking at clips", len(listing.entries)):
-        row, bucket, problems = _planned(entry, options, geometry)
-        if bucket:
-            buckets[len(rows)] = bucket
-        elif [problem.what for problem in problems] == [_SHORT]:
-            short += problems if options.short == "stop" else []
+    for entry, facts in track(_measured(listing, options), "looking at clips", len(listing.entries)):
+        fate = fate_of(entry, facts, rules[entry.source], geometry, seed=seed)
+        fates.append(fate)
+        if fate.is_short:
+            short += fate.problems if rules[entry.source].short == "stop" else ()
         else:
-            bad += problems
-        rows.append(row)
+            bad += fate.problems
     problems = [*(bad if options.on_bad == "stop" else ()), *short]
     if problems:
         raise DataError(*problems)
-    return _split(listing, rows, buckets, tuple(bad), options, seed)
+    plan = _split(fates, tuple(bad), options, geometry, seed=seed)
+    if not plan.slots and not may_be_empty:
+        raise nothing_left(plan.rows)
+    return plan
 
 
-def held_out_keys(keys: Sequence[str], share: float, *, seed: int) -> frozenset[str]:
+def held_out_keys(
+    keys: Sequence[str], share: float, *, seed: int, same: Mapping[str, str] | None = None
+) -> frozenset[str]:
     """The keys to keep apart: those with the lowest hash of (seed, key), so that more data moves few of them.
 
-    The rounded share, but at least one of ten or more, never all, and none for a share of 0.
+    The rounded share, but at least one of ten or more, never all, and none for a share of 0. Keys that `same` gives
+    one name are kept together and go by the hash of that name; a group that would be too many is left for the next.
     """
     if not share or not keys:
         return frozenset()
     count = int(share * len(keys) + 0.5)
     if len(keys) >= _FEWEST_FOR_ONE_HELD_OUT:
         count = max(1, count)
-    ordered = sorted(keys, key=lambda key: seed_of(seed, "held out", key))
-    return frozenset(ordered[: min(count, len(keys) - 1)])
+    count = min(count, len(keys) - 1)
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault((same or {}).get(key, key), []).append(key)
+    chosen: list[str] = []
+    for name in sorted(groups, key=lambda name: seed_of(seed, "held out", name)):
+        if len(chosen) + len(groups[name]) <= count:
+            chosen += groups[name]
+    if count and not chosen:
+        smallest = min(groups.values(), key=len)
+        chosen = smallest if len(smallest) < len(keys) else []
+    return frozenset(chosen)
 
 
-Planned = tuple[Row, Bucket | None, list[Problem]]
-
-
-def _planned(entry: Record | LeftOut, options: DataOptions, geometry: Geometry) -> Planned:
-    """The row of one entry, its bucket or None, and what is wrong with it."""
-    if isinstance(entry, LeftOut):
-        reason = "; ".join(_told(problem) for problem in entry.problems)
-        return Row(entry.where, entry.where, entry.source, "", "left out", reason=reason), None, list(entry.problems)
-    row = Row(entry.key, entry.where, entry.source, entry.kind, "left out")
-    try:
-        facts = facts_of(entry)
-    except DataError as error:
-        return replace(row, reason="; ".join(map(_told, error.problems))), None, error.problems
-    row = replace(
-        row, width=facts.width, height=facts.height, frames=facts.frames, fps=facts.fps, seconds=facts.seconds
-    )
-    bucket = _bucket(facts, options, geometry)
-    if isinstance(bucket, Problem):
-        problem = replace(bucket, where=place_of(entry))
-        return replace(row, reason=_told(bucket), frames_lost=facts.frames), None, [problem]
-    return _fitted(row, entry, facts, bucket, options, geometry), bucket, []
-
-
-def _bucket(facts: MediaFacts, options: DataOptions, geometry: Geometry) -> Bucket | Problem:
-    """The bucket of a video or image, or why it has none."""
-    height, width = size_for(facts.height, facts.width, options, geometry)
-    if not height:
-        found, allowed = f"{facts.width} x {facts.height}", f"at least {geometry.size_multiple} each way"
-        return Problem("too small for any bucket", found=found, allowed=allowed, do="set data.upscale = true")
-    available = num_available(facts, options, geometry)
-    if facts.kind == "image":
-        if not geometry.fits_frames(1):
-            return Problem("the model takes no single pictures", do="leave images out of the dataset")
-        return Bucket(1, height, width)
-    frames = frames_for(available, options, geometry)
-    if not frames and options.short == "fit":
-        frames = geometry.floor_frames(available)
-    if not frames:
-        buckets = ", ".join(map(str, frame_buckets(options, geometry)))
-        found = f"{available} frames at {clip_fps(facts, options, geometry):.4g} fps"
-        do = "list a smaller number in data.frames, or set data.short = 'fit'"
-        return Problem(_SHORT, found=found, allowed=f"frame buckets {buckets}", do=do)
-    return Bucket(frames, height, width)
-
-
-def _fitted(
-    row: Row, record: Record, facts: MediaFacts, bucket: Bucket, options: DataOptions, geometry: Geometry
-) -> Row:
-    """The row of a record that has a bucket."""
-    used = len(np.unique(facts.shown_at(moments(facts, bucket.frames, options, geometry))))
-    speed = geometry.fps / clip_fps(facts, options, geometry)
-    row = replace(
-        row,
-        status="used",
-        bucket=str(bucket),
-        frames_used=used,
-        frames_lost=facts.frames - used,
-        scale=cover_scale(facts.height, facts.width, bucket),
-        speed=speed,
-    )
-    notes = [] if is_stated(record) else [f"the table is wrong: {text}" for text in disagreements(record, facts)]
-    if facts.kind == "video" and bucket.frames not in frame_buckets(options, geometry):
-        notes.append(f"{_SHORT}: {bucket.frames} frames are used")
-    if row.scale > 1.001:
-        notes.append(f"enlarged {row.scale:.2f} times")
-    if abs(speed - 1) > 0.01:
-        notes.append(f"things move {speed:.2f} times as fast as in the source")
-    if _is_variable(facts):
-        notes.append("variable frame rate")
-    return replace(row, notes=tuple(notes))
-
-
-def _is_variable(facts: MediaFacts) -> bool:
-    steps = np.diff(facts.times)
-    return len(steps) > 1 and bool(steps.max() - steps.min() > 2 * facts.tick_seconds + 0.1 * np.median(steps))
+def _measured(
+    listing: Listing, options: DataOptions
+) -> Iterator[tuple[Record | LeftOut, MediaFacts | DataError | None]]:
+    """Every entry with what is known of its media, in order; files are opened in threads."""
+    found = measure_all(listing.records, seconds=options.seconds_per_file)
+    for entry in listing.entries:
+        yield entry, next(found) if isinstance(entry, Record) else None
 
 
 def _split(
-    listing: Listing,
-    rows: list[Row],
-    buckets: Mapping[int, Bucket],
-    problems: tuple[Problem, ...],
-    options: DataOptions,
-    seed: int,
+    fates: Sequence[Fate], problems: tuple[Problem, ...], options: DataOptions, geometry: Geometry, *, seed: int
 ) -> Plan:
-    """Divide what has a bucket into slots to train on and held-out ones. Raises DataError where nothing is left."""
-    gives = {n for n, source in zip(source_names(options), options.source, strict=True) if source.held_out}
-    usable = [(index, listing.entries[index]) for index in sorted(buckets)]
-    keys = [record.key for _, record in usable if isinstance(record, Record) and record.source in gives]
-    apart = held_out_keys(keys, options.held_out, seed=seed)
+    """Divide what has slots into those to train on and held-out ones."""
+    usable = [fate.slots[0].record for fate in fates if fate.slots]
+    groups = _same_files(usable, options)
+    apart = _apart(usable, groups, options, seed)
+    rows: list[Row] = []
     slots: list[Slot] = []
     held_out: list[Slot] = []
-    for index, record in usable:
-        assert isinstance(record, Record)
-        if record.key in apart:
-            held_out.append(Slot(record, buckets[index]))
-            rows[index] = replace(rows[index], status="held out")
-        else:
-            slots += (Slot(record, buckets[index], variant) for variant in range(options.num_variants))
-    if not slots:
-        raise _nothing_left(rows)
-    return Plan(tuple(slots), tuple(held_out), tuple(rows), problems)
+    for fate in fates:
+        row = fate.row
+        if row.key in apart:
+            held_out.append(fate.slots[0])
+            row = fate.held_out
+        slots += fate.slots if row.key not in apart else ()
+        if fate.slots and row.key in groups:
+            row = replace(row, notes=(*row.notes, _same_note(row.key, groups[row.key])))
+        rows.append(row)
+    return Plan(tuple(slots), tuple(held_out), tuple(rows), problems, tuple(_warnings(rows, geometry)))
 
 
-def _nothing_left(rows: Sequence[Row]) -> DataError:
+def _same_files(records: Sequence[Record], options: DataOptions) -> dict[str, tuple[str, ...]]:
+    """The keys of all records whose media are the same bytes, by each of these keys."""
+    groups: dict[int, list[str]] = {}
+    repeated = equal_files([record.media for record in records], seconds=options.seconds_per_file)
+    for number, first in enumerate(repeated):
+        if first is not None:
+            groups.setdefault(first, [records[first].key]).append(records[number].key)
+    return {key: tuple(keys) for keys in groups.values() for key in keys}
+
+
+def _same_note(key: str, keys: Sequence[str]) -> str:
+    first, *more = [other for other in keys if other != key]
+    return f"the same file as {first}" + (f" and {len(more)} more" if more else "")
+
+
+def _apart(
+    records: Sequence[Record], groups: Mapping[str, Sequence[str]], options: DataOptions, seed: int
+) -> frozenset[str]:
+    """The keys to hold out: of sources that give any, and none whose file is trained on under another name."""
+    gives = {n for n, source in zip(source_names(options), options.source, strict=True) if source.held_out}
+    kept = {record.key for record in records if record.source not in gives}
+    kept |= {key for keys in groups.values() if not kept.isdisjoint(keys) for key in keys}
+    keys = [record.key for record in records if record.key not in kept]
+    same = {key: min(keys) for key, keys in groups.items()}
+    return held_out_keys(keys, options.held_out, seed=seed, same=same)
+
+
+def _warnings(rows: Sequence[Row], geometry: Geometry) -> Iterator[str]:
+    """What is odd about the whole dataset, for this model."""
+    used = [row for row in rows if row.status != "left out"]
+    videos = [row for row in used if row.kind == "video"]
+    if geometry.frames > 1 and used and all(row.kind == "image" for row in used):
+        yield "only pictures: the model will not learn motion"
+    short = [row for row in videos if any(note.startswith(TOO_SHORT) for note in row.notes)]
+    if short:
+        lengths = sorted({int(row.bucket.partition("x")[0]) for row in short})
+        told = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        yield f"{len(short)} of {len(videos)} videos are {TOO_SHORT}: they give {told} frames each"
+    total, seen = sum(row.frames for row in videos), sum(row.frames_used for row in videos)
+    if seen < _LITTLE_SEEN * total:
+        yield f"an epoch shows {seen / total:.0%} of the videos' frames; data.clip = 'chunks' would show the rest"
+    twice = sum(1 for row in used if any(note.startswith("the same file as") for note in row.notes))
+    if twice:
+        yield f"{twice} clips are the same file as another one: each counts for itself"
+
+
+def nothing_left(rows: Sequence[Row]) -> DataError:
+    """The error of a dataset without a single clip to train on, with the most frequent reasons."""
     reasons = Counter(row.reason.partition(":")[0] for row in rows if row.reason)
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5)) or "no entries"
     return DataError(Problem("no clip is left to train on", found=f"{len(rows)} entries: {told}"))
-
-
-def _told(problem: Problem) -> str:
-    return f"{problem.what}: {problem.found}" if problem.found else problem.what

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from cinelora.base.errors import DataError, Problem
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+"""What is told by its name; whether a .gif or .webp moves, its content says (`media/probe.is_image`)."""
 _REPAIR = "encode it again (ffmpeg -i IN -c:v libx264 OUT.mp4), get it again, or remove it"
 
 
@@ -53,11 +53,6 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, _picture_stream(container, path)
     except av.FFmpegError as error:
         raise unusable(path, "cannot be decoded as a video", found=_said(error)) from error
-
-
-def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """The first frame that the decoder gives, None where it gives none."""
-    return next(iter(container.decode(stream)), None)
 
 
 def _picture_stream(container: InputContainer, path: Path) -> VideoStream:

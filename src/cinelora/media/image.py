@@ -19,9 +19,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
-                raise unusable(path, "is an animated image", do="save it as mp4 or gif, or keep one picture of it")
+                raise unusable(
+                    path, "is an animated image", do="save it as mp4, gif or webp, or keep one picture of it"
+                )
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except Exception as error:  # decoders of hostile bytes raise nearly anything; the cause stays attached
@@ -35,7 +37,8 @@ def flat(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Any loaded picture as 8-bit RGB, H W 3, flattened on black."""
     if image.mode.startswith("I;16"):  # convert("RGB") would clip 16 bits at 255
         grey = (np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)

@@ -17,8 +17,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from cinelora.media.container import IMAGE_SUFFIXES, first_frame, opened, unusable
+from cinelora.media.container import IMAGE_SUFFIXES, opened, unusable
 from cinelora.media.image import read_image
+from cinelora.media.moving import MOVING_SUFFIXES, is_moving, webp_times
 from cinelora.media.turn import UPRIGHT, Turn, turn_of
 
 _DECODED_TO_COUNT = ({"avi"}, {"vp8"})
@@ -60,13 +61,23 @@ class MediaFacts:
 
 
 def is_image(path: Path) -> bool:
-    """True where the suffix is one of a still picture."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """True for a still picture, by its suffix; .gif and .webp files are looked into, as they may move."""
+    suffix = path.suffix.lower()
+    if suffix in MOVING_SUFFIXES and path.is_file():
+        return not is_moving(path)
+    return suffix in IMAGE_SUFFIXES
 
 
 def probe(path: Path) -> MediaFacts:
     """Measure one file. Raises DataError for missing, empty, broken, truncated and audio-only ones."""
-    return _probe_image(path) if is_image(path) else _probe_video(path)
+    if is_image(path):
+        return _probe_image(path)
+    return _probe_webp(path) if is_webp(path) else _probe_video(path)
+
+
+def is_webp(path: Path) -> bool:
+    """True for what Pillow has to decode if it moves."""
+    return path.suffix.lower() == ".webp"
 
 
 def even_times(frames: int, fps: float) -> NDArray[np.float64]:
@@ -79,15 +90,34 @@ def _probe_image(path: Path) -> MediaFacts:
     return MediaFacts("image", width, height, 1, 0.0, 0.0, np.zeros(1), np.zeros(1, dtype=np.int64))
 
 
+def _probe_webp(path: Path) -> MediaFacts:
+    ticks, end, (height, width) = webp_times(path)
+    times = ticks / 1000
+    fps = (len(times) - 1) / times[-1] if len(times) > 1 else 1000 / end
+    return MediaFacts(
+        "video", width, height, len(times), float(fps), end / 1000, times, ticks, tick_seconds=1e-3, seekable=False
+    )
+
+
 def _probe_video(path: Path) -> MediaFacts:
-    ticks, last_ticks, seekable = _timestamps(path)
+    """One pass over the packets, which also decodes the first picture."""
     with opened(path) as (container, stream):
-        frame = first_frame(container, stream)
-        if frame is None or not len(ticks):
-            raise unusable(path, "has no frames", found=f"{len(ticks)} packets, none of which gives a picture")
+        scan = _Scan(stream)
+        scan.read(container, path)
+        frame = scan.first_frame()
+        shown = [packet for packet in scan.packets if not packet.hidden]
+        if frame is None or not shown:
+            raise unusable(path, "has no frames", found=f"{len(shown)} packets, none of which gives a picture")
         turn = _turn(frame)
         height, width = turn.size(frame.height, max(1, round(frame.width * _pixel_aspect(stream))))
         tick_seconds, declared = _seconds_per_tick(stream, path), float(stream.average_rate or 0)
+        by_decoding = container.format.name in _DECODED_TO_COUNT[0] or stream.codec_context.name in _DECODED_TO_COUNT[1]
+    seekable = not by_decoding and all(packet.pts is not None for packet in shown)
+    if seekable:
+        ticks = np.unique(np.array([packet.pts for packet in shown], dtype=np.int64))
+        last_ticks = int(max(shown, key=lambda packet: packet.pts or 0).duration or 0)
+    else:
+        ticks, last_ticks = _decoded_timestamps(path), 0
     times = (ticks - ticks[0]) * tick_seconds
     fps = (len(times) - 1) / times[-1] if len(times) > 1 else declared
     seconds = float(times[-1]) + (last_ticks * tick_seconds or _usual_interval(times, fps))
@@ -118,34 +148,6 @@ def _turn(frame: VideoFrame) -> Turn:
     return turn_of(bytes(matrix)) if matrix is not None else UPRIGHT
 
 
-def _timestamps(path: Path) -> tuple[NDArray[np.int64], int, bool]:
-    """Sorted timestamps of all frames, the duration of the last one (0 = not told), and whether packets had them."""
-    with opened(path) as (container, stream):
-        by_decoding = container.format.name in _DECODED_TO_COUNT[0] or stream.codec_context.name in _DECODED_TO_COUNT[1]
-        shown = _scan(container, stream, path)
-        if not by_decoding and all(packet.pts is not None for packet in shown):
-            ticks = np.unique(np.array([packet.pts for packet in shown], dtype=np.int64))
-            last = max(shown, key=lambda packet: packet.pts or 0, default=None)
-            return ticks, int(last.duration or 0) if last else 0, True
-    return _decoded_timestamps(path), 0, False
-
-
-def _scan(container: InputContainer, stream: VideoStream, path: Path) -> "list[_Packet]":
-    """What the packets say of every frame that is shown. Raises DataError where the file stops before its end."""
-    packets: list[_Packet] = []
-    ends = 0.0
-    for packet in container.demux():
-        if packet.pts is not None and packet.time_base:
-            ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index or (packet.pts is None and not packet.size):
-            continue
-        if packet.is_corrupt:
-            raise unusable(path, "is truncated or damaged", found=f"packet {len(packets) + 1} is broken")
-        packets.append(_Packet(packet.pts, packet.duration, packet.is_discard or not packet.size))
-    _check_whole(container, stream, path, len(packets), ends)
-    return [packet for packet in packets if not packet.hidden]
-
-
 @dataclass(frozen=True)
 class _Packet:
     """What stays of a packet after its bytes are gone; `hidden` by an edit list, or empty."""
@@ -153,6 +155,47 @@ class _Packet:
     pts: int | None
     duration: int | None
     hidden: bool
+
+
+class _Scan:
+    """What the packets of one picture stream say, and the first picture that they give."""
+
+    def __init__(self, stream: VideoStream):
+        self.packets: list[_Packet] = []
+        self._stream = stream
+        self._frame: VideoFrame | None = None
+        self._refused: av.FFmpegError | None = None
+
+    def read(self, container: InputContainer, path: Path) -> None:
+        """Go through the file. Raises DataError where it stops before its end."""
+        ends = 0.0
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base:
+                ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream_index != self._stream.index:
+                continue
+            if packet.pts is not None or packet.size:
+                if packet.is_corrupt:
+                    raise unusable(path, "is truncated or damaged", found=f"packet {len(self.packets) + 1} is broken")
+                hidden = packet.is_discard or not packet.size
+                self.packets.append(_Packet(packet.pts, packet.duration, hidden))
+            self._look(packet)
+        _check_whole(container, self._stream, path, len(self.packets), ends)
+
+    def first_frame(self) -> VideoFrame | None:
+        """The first picture, None where the packets give none. Raises av.FFmpegError where the decoder refused."""
+        if self._frame is None and self._refused is not None:
+            raise self._refused
+        return self._frame
+
+    def _look(self, packet: "av.Packet[VideoStream]") -> None:
+        """Decode until there is a picture; that a file is cut off matters more than what a decoder says of it."""
+        if self._frame is not None or self._refused is not None:
+            return
+        try:
+            self._frame = next(iter(self._stream.decode(packet)), None)
+        except av.FFmpegError as error:
+            self._refused = error
 
 
 def _check_whole(container: InputContainer, stream: VideoStream, path: Path, num_packets: int, ends: float) -> None:

@@ -54,7 +54,8 @@ class Flow:
             each = error.flatten(1).mean(1)
         else:
             mask = batch.loss_mask.to(error).expand_as(error)
-            each = (error * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1.0)
+            area = mask.flatten(1).sum(1)
+            each = (error * mask).flatten(1).sum(1) / torch.where(area > 0, area, 1.0)
         weight = noised.weight if batch.weights is None else noised.weight * batch.weights.to(noised.weight)
         unweighted = each.detach()
         return Loss((each * weight).mean(), unweighted, {"mse": unweighted.mean()})

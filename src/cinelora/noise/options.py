@@ -46,6 +46,13 @@ class NoiseOptions(Options):
         True,
         "spread the times of one micro-batch (over all ranks) evenly instead of drawing each alone; steadier losses",
     )
+    strata: Literal["fine", "ranks"] = option(
+        "fine",
+        "how times are spread: `fine` = every clip of the micro-batches of all ranks has an equal part of the range "
+        "for itself; `ranks` = every rank keeps to one part of it (EasyAnimate's uniform_sampling; no effect on one "
+        "GPU)",
+        only_if=("stratified", (True,)),
+    )
     t_min: float = option(0.0, "lowest noise level that is trained, after the shift (included)", ge=0, lt=1)
     t_max: float = option(1.0, "highest noise level that is trained, after the shift (left out)", gt=0, le=1)
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(

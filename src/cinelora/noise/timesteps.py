@@ -16,6 +16,8 @@ from cinelora.noise.options import NoiseOptions
 
 Map = Callable[[Tensor], Tensor]
 _BISECTIONS = 80
+_NUM_TIMES = 1000
+"""Times of the table by which the intervals of ranks are made, as in the discrete schedules they come from."""
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
@@ -55,6 +57,18 @@ def inverse(function: Map, value: float) -> float:
     return (low + high) / 2
 
 
+def stratum(rank: int, world: int, num_timesteps: int = _NUM_TIMES) -> tuple[int, int]:
+    """The times [low, high) out of `num_timesteps` that belong to one rank (uniform_sampling of EasyAnimate).
+
+    Ranks form groups of the smallest size i that divides their number W and leaves a number of groups, W / i, that
+    divides the times; each group has an equal interval. 8 ranks of 1000 times have 125 each; 3 or 7 have them all.
+    """
+    size = next(i for i in range(1, world + 1) if world % i == 0 and num_timesteps % (world // i) == 0)
+    interval = num_timesteps // (world // size)
+    low = rank // size * interval
+    return low, low + interval
+
+
 class Timesteps:
     """Draws sigmas for a process; the range is met by drawing only from its quantiles, so nothing is thrown away."""
 
@@ -75,11 +89,15 @@ class Timesteps:
         """`count` numbers in [0, 1), float64.
 
         Stratified: the global batch of W ranks x `count` clips is cut into as many equal strata; this rank holds
-        every W-th of them (so that its own clips span the whole range too), in random order, one draw in each.
+        every W-th of them (so that its own clips span the whole range too), in random order, one draw in each. With
+        strata "ranks" it draws all of them freely from its `stratum` instead.
         """
         within = torch.rand(count, generator=rng, dtype=torch.float64)
         if not self.options.stratified:
             return within
+        if self.options.strata == "ranks":
+            low, high = stratum(self.rank, self.world)
+            return (low + (high - low) * within) / _NUM_TIMES
         strata = torch.randperm(count, generator=rng) * self.world + self.rank
         return (strata + within) / (count * self.world)
 

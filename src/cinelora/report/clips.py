@@ -6,7 +6,17 @@ In: checked `ClipRow`s. Out: `Markup`. Clips that deserve a look come first; lon
 from collections.abc import Sequence
 
 from cinelora.report.markup import Markup, tag
-from cinelora.report.rows import HELD_OUT, LEFT_OUT, USED, ClipRow, Total, deserves_look, source_text, totals
+from cinelora.report.rows import (
+    HELD_OUT,
+    LEFT_OUT,
+    USED,
+    ClipRow,
+    Total,
+    deserves_look,
+    source_text,
+    target_text,
+    totals,
+)
 
 OPEN_ROWS = 16
 """Rows shown at once; more fold away."""
@@ -22,7 +32,7 @@ def data_section(rows: Sequence[ClipRow]) -> Markup | None:
         "section",
         tag("h2", "Data"),
         tag("p", data_line(rows), class_="lead"),
-        _buckets(rows),
+        buckets_part(rows),
         *_tables(rows),
         id="data",
     )
@@ -41,12 +51,15 @@ def data_line(rows: Sequence[ClipRow]) -> str:
     return said
 
 
-def _buckets(rows: Sequence[ClipRow]) -> Markup | None:
+def buckets_part(rows: Sequence[ClipRow]) -> Markup | None:
+    """What each bucket holds; None where no clip has one."""
     found = totals(rows)
     if not found:
         return None
     most = max(total.used + total.held_out for total in found.values())
-    head = tag("tr", *(tag("th", word) for word in ("bucket", "clips", "", "held out", "frames seen", "frames lost")))
+    head = tag(
+        "tr", *(tag("th", word) for word in ("bucket", "clips", "", "held out", "frames seen", "frames lost", "seen"))
+    )
     body = [_bucket(name, total, most) for name, total in found.items()]
     return tag("table", tag("thead", head), tag("tbody", *body), class_="buckets")
 
@@ -61,6 +74,7 @@ def _bucket(name: str, total: Total, most: int) -> Markup:
         tag("td", f"{total.held_out:,}", class_="n", data_label="held out"),
         tag("td", f"{total.frames_seen:,}", class_="n", data_label="frames seen"),
         tag("td", f"{total.frames_lost:,}", class_="n", data_label="frames lost"),
+        tag("td", total.share_seen or "–", class_="n", data_label="seen"),
     )
 
 
@@ -96,16 +110,17 @@ def _table(rows: Sequence[ClipRow]) -> Markup:
 
 
 def _clip(row: ClipRow) -> Markup:
+    caption = tag("span", row.caption, class_="caption") if row.caption else None
     told = tag("span", "; ".join(row.notes), class_="note") if row.notes else None
     place = (
         tag("span", row.source, class_="source") if row.source and not row.key.startswith(row.source + "/") else None
     )
     return tag(
         "tr",
-        tag("td", tag("b", row.key), place, told, class_="clip", title=row.where or None),
-        tag("td", tag("span", row.status, class_="pill " + _tone(row)), class_="state"),
+        tag("td", tag("b", row.key), place, caption, told, class_="clip", title=row.where or None),
+        tag("td", tag("span", row.status, class_="pill " + tone_of(row)), class_="state"),
         tag("td", source_text(row) or "–", data_label="on disk"),
-        tag("td", row.bucket.replace("x", " × ") or "–", data_label="bucket"),
+        tag("td", target_text(row) or "–", data_label="bucket"),
         tag("td", _count(row.frames_used), class_="n", data_label="frames seen"),
         tag("td", _count(row.frames_lost), class_="n", data_label="lost"),
         tag("td", "–" if row.scale is None else f"{row.scale:.2f}", class_="n", data_label="scale"),
@@ -113,7 +128,8 @@ def _clip(row: ClipRow) -> Markup:
     )
 
 
-def _tone(row: ClipRow) -> str:
+def tone_of(row: ClipRow) -> str:
+    """The colour of a clip's status."""
     if row.status == LEFT_OUT:
         return "bad"
     return "info" if row.status == HELD_OUT else "plain"

@@ -12,7 +12,7 @@ class Markup(str):
     __slots__ = ()
 
 
-VOID = frozenset({"meta", "br", "hr", "line", "circle", "rect", "path", "polyline"})
+VOID = frozenset({"meta", "br", "hr", "img", "input", "line", "circle", "rect", "path", "polyline"})
 """Elements that hold nothing (in HTML and in the SVG drawn here)."""
 
 Piece = str | int | float | None

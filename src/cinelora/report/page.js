@@ -1,4 +1,5 @@
-// Comforts, none of them needed: clips of a pair start together, controls hide, a pointer on a chart reads values.
+// Comforts, none of them needed: clips of a pair start together, controls hide, a pointer on a chart reads values,
+// clips of a dataset can be picked out.
 "use strict";
 
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -58,4 +59,26 @@ for (const chart of document.querySelectorAll(".chart[data-points]")) {
     });
     svg.addEventListener("pointerleave", () => { line.style.visibility = "hidden"; reading.textContent = ""; });
   }
+}
+
+for (const bar of document.querySelectorAll(".filters")) {
+  const cards = [...document.querySelectorAll(".clipcard")];
+  const words = cards.map((card) => card.textContent.toLowerCase());
+  const buttons = [...bar.querySelectorAll("button")];
+  const find = bar.querySelector("input");
+  let shown = "all";
+  const pick = () => {
+    const wanted = find.value.trim().toLowerCase();
+    let count = 0;
+    cards.forEach((card, k) => {
+      card.hidden = !((shown === "all" || card.dataset.kind === shown) && words[k].includes(wanted));
+      count += !card.hidden;
+    });
+    for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.show === shown);
+    bar.querySelector("output").textContent = count === cards.length ? "" : `${count} shown`;
+  };
+  for (const button of buttons) button.addEventListener("click", () => { shown = button.dataset.show; pick(); });
+  find.addEventListener("input", pick);
+  bar.hidden = false;
+  pick();
 }

@@ -1,13 +1,9 @@
 """Owns `report.html`: one page of a run, with all it needs inside.
 
-In: a run folder (`run_folder.py` reads it). Out: the page's path. Style and script lie in `page.css` and `page.js`; the
-script is allowed by its hash alone, so that nothing a caption says can run.
+In: a run folder (`run_folder.py` reads it). Out: the page's path. What every page has stands in `shell.py`.
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
@@ -15,11 +11,12 @@ from cinelora.base.files import write_text
 from cinelora.report.clips import data_section
 from cinelora.report.curves import Chart, Point, Series, figure, number
 from cinelora.report.history import History, history, smoothed, verdict
-from cinelora.report.markup import Markup, joined, tag
+from cinelora.report.markup import Markup, tag
 from cinelora.report.outcome import files_section, recipe_section
 from cinelora.report.rows import HELD_OUT, LEFT_OUT, USED
 from cinelora.report.run_folder import Run, read_run
 from cinelora.report.scores import scores_section
+from cinelora.report.shell import document, duration, notes_section, tile
 from cinelora.report.videos import samples_section
 
 TONES = {"finished": "good", "stopped": "warn", "unfinished": "info", "not started": "plain"}
@@ -41,20 +38,9 @@ def write_page(run: Path) -> Path:
 
 def page_text(run: Run) -> str:
     """The page of a run, as HTML."""
-    style = Markup((files("cinelora.report") / "page.css").read_text(encoding="utf-8"))
-    script = Markup((files("cinelora.report") / "page.js").read_text(encoding="utf-8"))
     so_far = history(run.events, num_steps=_recipe_steps(run))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
-        tag("title", f"{run.name} · cinelora"),
-        tag("style", style),
-    )
-    body = tag(
-        "main",
+    return document(
+        run.name,
         _header(run, so_far),
         scores_section(run.demo),
         samples_section(run),
@@ -62,26 +48,8 @@ def page_text(run: Run) -> str:
         data_section(run.rows),
         files_section(run),
         recipe_section(run),
-        _notes([*run.notes, *so_far.notes]),
+        notes_section([*run.notes, *so_far.notes]),
     )
-    return joined(
-        Markup("<!doctype html>\n"), tag("html", head, tag("body", body, tag("script", script)), lang="en"), "\n"
-    )
-
-
-def duration(seconds: float) -> str:
-    """A span of time in its two largest units."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; media-src data: file: 'self'"
 
 
 def _header(run: Run, so_far: History) -> Markup:
@@ -120,26 +88,22 @@ def _tiles(run: Run, so_far: History) -> Markup | None:
     waiting = [value for _, value in so_far.curves["data_wait_share"]]
     of = f"of {so_far.num_steps:,}" if so_far.num_steps else ""
     tiles = (
-        [_tile("steps", f"{so_far.step:,}", of), _tile("time", duration(so_far.seconds), "pauses left out")]
+        [tile("steps", f"{so_far.step:,}", of), tile("time", duration(so_far.seconds), "pauses left out")]
         if run.events
         else []
     )
     if so_far.best is not None:
-        tiles.append(_tile("held-out loss, best", number(so_far.best.loss), f"step {so_far.best.step:,}"))
+        tiles.append(tile("held-out loss, best", number(so_far.best.loss), f"step {so_far.best.step:,}"))
     if loss:
-        tiles.append(_tile("training loss, last", number(smoothed(loss)[0][-1][1]), "smoothed"))
+        tiles.append(tile("training loss, last", number(smoothed(loss)[0][-1][1]), "smoothed"))
     if speed:
         share = f", {median(waiting):.0%} waiting for data" if waiting and median(waiting) >= 0.005 else ""
-        tiles.append(_tile("clips per second", number(float(f"{median(speed):.3g}")), "median step" + share))
+        tiles.append(tile("clips per second", number(float(f"{median(speed):.3g}")), "median step" + share))
     if run.rows:
         counts = {status: sum(row.status == status for row in run.rows) for status in (USED, HELD_OUT, LEFT_OUT)}
         under = ", ".join(f"{counts[status]:,} {status}" for status in (HELD_OUT, LEFT_OUT) if counts[status])
-        tiles.append(_tile("clips used", f"{counts[USED]:,}", under))
+        tiles.append(tile("clips used", f"{counts[USED]:,}", under))
     return tag("dl", *tiles, class_="tiles") if tiles else None
-
-
-def _tile(name: str, value: str, under: str) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", value), tag("dd", under, class_="under") if under else None)
 
 
 def _curves_section(so_far: History) -> Markup | None:
@@ -191,14 +155,6 @@ def _quantiles(so_far: History) -> Markup | None:
         rows.append(tag("tr", tag("td", name), *(tag("td", cell, class_="n") for cell in cells)))
     said = tag("summary", "Held-out loss by amount of noise")
     return tag("details", said, tag("table", tag("thead", head), tag("tbody", *rows), class_="plain"))
-
-
-def _notes(notes: list[str]) -> Markup | None:
-    if not notes:
-        return None
-    return tag(
-        "section", tag("h2", "Notes"), tag("ul", *(tag("li", note) for note in notes), class_="notes"), id="notes"
-    )
 
 
 def _section(run: Run, name: str) -> dict:

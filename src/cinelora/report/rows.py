@@ -4,6 +4,7 @@ In: mappings or dataclasses as the data room makes them. Out: `ClipRow`s with ch
 notes on whatever was expected and is not there.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -20,7 +21,12 @@ _NEVER_ZERO = ("width", "height", "frames", "fps", "seconds", "scale")
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One record as it stands on disk (width, height, frames, fps, seconds) and what became of it."""
+    """One record as it stands on disk (width, height, frames, fps, seconds) and what became of it.
+
+    `notes` begin with the reason where it is left out. From `caption` on, a table may leave things unsaid: `clip_fps`
+    frames per second of the clip in the time of its source, `speed` how much faster things move than there, `crop`
+    the part that is used (left, top, right, bottom in pixels of the source), `buckets` further ones.
+    """
 
     key: str
     where: str
@@ -37,6 +43,14 @@ class ClipRow:
     frames_used: float | None = None
     frames_lost: float | None = None
     scale: float | None = None
+    caption: str = ""
+    clip_fps: float | None = None
+    speed: float | None = None
+    num_slots: float | None = None
+    num_captions: float | None = None
+    repeats: float | None = None
+    crop: tuple[float, float, float, float] | None = None
+    buckets: tuple[str, ...] = ()
 
 
 @dataclass
@@ -47,6 +61,12 @@ class Total:
     held_out: int = 0
     frames_seen: int = 0
     frames_lost: int = 0
+
+    @property
+    def share_seen(self) -> str:
+        """Frames seen of all, in per cent."""
+        frames = self.frames_seen + self.frames_lost
+        return f"{self.frames_seen / frames:.0%}" if frames else ""
 
 
 def read_rows(raw: Iterable[Any]) -> tuple[list[ClipRow], list[str]]:
@@ -92,6 +112,21 @@ def source_text(row: ClipRow) -> str:
     return ", ".join(parts)
 
 
+def target_text(row: ClipRow) -> str:
+    """What the clip becomes, such as "17 × 48 × 80 at 16 fps, 3 clips, 1.50 times as fast"."""
+    if not row.bucket:
+        return ""
+    said = row.bucket.replace("x", " × ")
+    still = row.bucket.startswith("1x")
+    parts = [f"{said} at {row.clip_fps:.4g} fps" if row.clip_fps and not still else said]
+    more = [bucket for bucket in row.buckets if bucket != row.bucket]
+    parts += [f"{len(more)} more bucket{'s' * (len(more) > 1)}"] if more else []
+    parts += [f"{row.num_slots:g} clips"] if row.num_slots and row.num_slots > 1 else []
+    parts += [f"counts {row.repeats:g} times"] if row.repeats and row.repeats > 1 else []
+    parts += [f"{row.speed:.2f} times as fast"] if row.speed and abs(row.speed - 1) > 0.01 and not still else []
+    return ", ".join(parts)
+
+
 def bucket_text(bucket: Any) -> str:
     """FxHxW of a bucket given as text, as a list or as a table."""
     if isinstance(bucket, Mapping):
@@ -119,7 +154,20 @@ def _row(facts: Mapping[str, Any], missing: dict[str, int]) -> ClipRow:
         bucket=bucket_text(facts.get("bucket")),
         notes=(*_texts(facts.get("reason")), *_texts(facts.get("notes"))),
         **numbers,
+        **_welcome(facts),
     )
+
+
+def _welcome(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What newer tables say; nothing is missed where one does not."""
+    names = ("clip_fps", "speed", "num_slots", "num_captions", "repeats")
+    found: dict[str, Any] = {name: _number(facts.get(name), name, {}) for name in names}
+    crop = facts.get("crop")
+    if isinstance(crop, list | tuple) and len(crop) == 4 and all(_number(side, "", {}) is not None for side in crop):
+        found["crop"] = tuple(crop)
+    found["caption"] = " ".join(str(facts.get("caption") or "").split())
+    found["buckets"] = tuple(map(bucket_text, facts.get("buckets") or ()))
+    return found
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +187,7 @@ def _mapping(one: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any, name: str, missing: dict[str, int]) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return value
     if value is not None:
         label = f"{name} as a number"

@@ -167,14 +167,14 @@ class Trainer:
             with place.autocast():
                 loss = self.work.method.loss(learner.name, batch, rng)
             place.backward(loss.value * (len(slots) / clips))
-            meter.add(loss, batch.names)
+            meter.add(loss, batch.names, len(slots))
         place.average_gradients(learner.gradients(), clips)
         return self._apply(learner, number, meter)
 
     def _apply(self, learner: Learner, number: int, meter: StepMeter) -> float | None:
         """Step with the gathered gradients, or not where they are not finite."""
         options, place = self.work.options, self.work.place
-        norm = learner.clip(place.scaler)
+        norm = learner.clip(place.scaler, number)
         bad = meter.not_finite()
         # With loss scaling an infinite gradient is the scaler's own affair: it skips the step and lowers the scale.
         if place.any(bool(bad) or (place.scaler is None and not math.isfinite(norm))):
@@ -183,7 +183,7 @@ class Trainer:
         self._skipped = 0
         lr = options.lr * factor(options, number - 1, self.total)
         learner.step(lr, place.scaler, number)
-        loss = place.mean(meter.loss(), len(meter.names))
+        loss = place.mean(meter.loss(), meter.clips)
         facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **meter.speed(place.world)}
         terms = {"terms": found} if (found := meter.terms()) else {}
         self._tell("step", step=number, epoch=self._epoch(number), **facts, **terms)
@@ -268,7 +268,7 @@ class Trainer:
         }
 
     def _epoch(self, step: int) -> int:
-        return max(0, step * self.work.options.accumulation - 1) // self.work.batches.micros_per_epoch
+        return self.work.batches.epoch_of(max(0, step * self.work.options.accumulation - 1))
 
     def _facts(self) -> dict[str, Any]:
         place = self.work.place

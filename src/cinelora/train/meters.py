@@ -21,7 +21,9 @@ class StepMeter:
         self._values: list[tuple[Tensor, int]] = []
         self._terms: dict[str, list[tuple[float | Tensor, int]]] = {}
         self.names: list[str] = []
-        """The clips seen, in order."""
+        """Whose losses were taken, in order; a clip may stand in a batch several times."""
+        self.clips = 0
+        """How many clips were taken in, each counting once in its batch."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -30,18 +32,19 @@ class StepMeter:
         yield
         self._waited += time.perf_counter() - began
 
-    def add(self, loss: Loss, names: tuple[str, ...]) -> None:
-        """Take in one micro."""
+    def add(self, loss: Loss, names: tuple[str, ...], clips: int) -> None:
+        """Take in one micro of `clips` clips."""
         self._each.append(loss.each.detach().float().reshape(-1))
-        self._values.append((loss.value.detach().float(), len(names)))
+        self._values.append((loss.value.detach().float(), clips))
         self.names += names
+        self.clips += clips
         for name, value in loss.terms.items():
-            self._terms.setdefault(name, []).append((value, len(names)))
+            self._terms.setdefault(name, []).append((value, clips))
 
     def loss(self) -> float:
         """Mean of the micros' losses, each weighted by its number of clips."""
         values = torch.stack([value for value, _ in self._values]).tolist()
-        return sum(v * n for v, (_, n) in zip(values, self._values, strict=True)) / len(self.names)
+        return sum(v * n for v, (_, n) in zip(values, self._values, strict=True)) / self.clips
 
     def terms(self) -> dict[str, float]:
         """Means of the losses' named terms."""
@@ -59,6 +62,6 @@ class StepMeter:
         seconds = max(time.perf_counter() - self._began, 1e-9)
         return {
             "seconds": round(seconds, 4),
-            "clips_per_second": round(len(self.names) * world / seconds, 4),
+            "clips_per_second": round(self.clips * world / seconds, 4),
             "data_wait_share": round(self._waited / seconds, 4),
         }

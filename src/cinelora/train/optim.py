@@ -16,6 +16,9 @@ from cinelora.contracts.roles import Player
 from cinelora.train.average import Average
 from cinelora.train.options import TrainOptions
 
+_OUTLIER, _MOST_SHORTENED = 5.0, 10.0
+"""How many times clip_norm a gradient is an outlier at, and how many times shorter than clip_norm it gets at most."""
+
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions) -> Optimizer:
     """AdamW over two groups: matrices, which are decayed, and vectors (norms, magnitudes, biases), which are not.
@@ -38,6 +41,25 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions
     return AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
 
 
+def clip_limit(
+    step: int, total_norm: float, *, clip_norm: float, start_ratio: float = 1.0, start_steps: int = 0
+) -> float:
+    """The norm to which the gradient of step `step` (from 0) is shortened; infinite where `clip_norm` is 0.
+
+    Over the first `start_steps` the limit falls in a straight line from clip_norm * start_ratio to clip_norm.
+    Afterwards, a gradient of more than 5 times clip_norm is taken for an outlier and shortened further: to
+    clip_norm / min(total_norm / clip_norm, 10). Without `start_steps` the limit is clip_norm throughout.
+    The rule is that of EasyAnimate (initial_grad_norm_ratio, abnormal_norm_clip_start).
+    """
+    if not clip_norm:
+        return math.inf
+    if step <= start_steps:
+        gone = step / start_steps if start_steps else 1.0
+        return clip_norm * (start_ratio + (1 - start_ratio) * gone)
+    excess = total_norm / clip_norm
+    return clip_norm / min(excess, _MOST_SHORTENED) if start_steps and excess > _OUTLIER else clip_norm
+
+
 class Learner:
     """A player with its optimizer and, where asked for, the average of its parameters."""
 
@@ -46,7 +68,7 @@ class Learner:
         self.parameters = dict(player.parameters)
         self.optimizer = make_optimizer(self.parameters, options)
         self.average = Average(self.parameters, options.ema_decay) if options.ema_decay else None
-        self._clip_norm = options.clip_norm
+        self._options = options
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -56,11 +78,24 @@ class Learner:
         """The parameters in a fixed order."""
         return list(self.parameters.values())
 
-    def clip(self, scaler: torch.amp.GradScaler | None) -> float:
-        """Unscale, measure the norm of the whole gradient, shorten it to clip_norm; gives back the norm before."""
+    def clip(self, scaler: torch.amp.GradScaler | None, number: int) -> float:
+        """Unscale, measure the norm of the whole gradient, shorten it for step `number` (from 1) as `clip_limit` says.
+
+        Gives back the norm before.
+        """
         if scaler:
             scaler.unscale_(self.optimizer)
-        return float(nn.utils.clip_grad_norm_(self.parameters.values(), self._clip_norm or math.inf))
+        options, parameters = self._options, self.gradients()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        limit = clip_limit(
+            number - 1,
+            float(norm),
+            clip_norm=options.clip_norm,
+            start_ratio=options.clip_norm_start_ratio,
+            start_steps=options.clip_norm_start_steps,
+        )
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm)
 
     def step(self, lr: float, scaler: torch.amp.GradScaler | None, number: int) -> None:
         """Make optimizer step `number` (from 1) and take it into the average."""

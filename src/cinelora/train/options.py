@@ -32,6 +32,18 @@ class TrainOptions(Options):
         0.0, "AdamW's decay of matrices in units of the learning rate; vectors are not decayed", ge=0
     )
     clip_norm: float = option(1.0, "largest norm of the whole gradient, applied once per optimizer step; 0 = off", ge=0)
+    clip_norm_start_ratio: float = option(
+        1.0,
+        "how many times clip_norm the first step's limit is; it falls to clip_norm over clip_norm_start_steps",
+        ge=1,
+        le=1000,
+    )
+    clip_norm_start_steps: int = option(
+        0,
+        "optimizer steps over which the limit falls to clip_norm; from then on gradients above 5 times clip_norm are "
+        "taken for outliers and shortened to clip_norm^2 / norm (at least clip_norm / 10). 0 = clip_norm throughout",
+        ge=0,
+    )
 
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"] = option(
         "constant", "how the learning rate goes on after the warm-up, counted in optimizer steps"
@@ -68,6 +80,10 @@ class TrainOptions(Options):
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
+        if self.clip_norm_start_ratio > 1 and not self.clip_norm_start_steps:
+            raise ValueError("clip_norm_start_ratio has no effect without clip_norm_start_steps")
+        if self.clip_norm_start_steps and not self.clip_norm:
+            raise ValueError("clip_norm_start_steps has no effect where clip_norm is 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas lie in [0, 1)")
         return self

@@ -118,13 +118,23 @@ class Place:
             self.accelerator.end_training()
 
 
-def open_place(options: TrainOptions) -> Place:
-    """Find the device and join the other ranks. Raises RecipeError or RunError where that is not what was asked for."""
+def device_of(options: TrainOptions, *, number: int = 0) -> str:
+    """The device for work that waits for no other rank: the CPU, or this machine's GPU `number` (counted round).
+
+    Raises RecipeError where a GPU is asked for and there is none.
+    """
     has_gpu = torch.cuda.is_available()
     if options.device == "cuda" and not has_gpu:
         do = 'set train.device = "auto", or install a torch build for this GPU'
         raise RecipeError(Problem("train.device asks for a GPU", found="torch sees none", allowed="auto, cpu", do=do))
-    cpu = options.device == "cpu" or not has_gpu
+    if options.device == "cpu" or not has_gpu:
+        return "cpu"
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
+def open_place(options: TrainOptions) -> Place:
+    """Find the device and join the other ranks. Raises RecipeError or RunError where that is not what was asked for."""
+    cpu = device_of(options) == "cpu"
     if cpu and options.precision == "fp16":
         raise RecipeError(
             Problem(

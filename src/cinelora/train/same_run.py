@@ -24,11 +24,16 @@ _WORDS = {
 class Micros(Protocol):
     """Which clips each micro of this rank holds (`data/batches.py`)."""
 
-    micros_per_epoch: int
+    micros_per_epoch: int | None
+    """None where nobody knows, as of a stream."""
     fingerprint: str
 
     def micro(self, index: int) -> tuple[Slot, ...]:
         """Clips of micro number `index`, counted from the start of the run."""
+        ...
+
+    def epoch_of(self, index: int) -> int:
+        """The epoch, from 0, in which a micro lies."""
         ...
 
 

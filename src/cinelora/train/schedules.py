@@ -8,10 +8,15 @@ import math
 from cinelora.train.options import DEFAULT_STEPS, TrainOptions
 
 
-def total_steps(options: TrainOptions, micros_per_epoch: int) -> int:
-    """Optimizer steps of the whole run; epochs are rounded up to a whole step."""
+def total_steps(options: TrainOptions, micros_per_epoch: int | None) -> int:
+    """Optimizer steps of the whole run; epochs are rounded up to a whole step.
+
+    Raises ValueError for epochs of a length that is not known, which a recipe of shards is refused for ahead of this.
+    """
     if options.epochs is None:
         return options.steps or DEFAULT_STEPS
+    if micros_per_epoch is None:
+        raise ValueError("epochs of a stream have no known length")
     return max(1, math.ceil(options.epochs * micros_per_epoch / options.accumulation - 1e-9))
 
 

@@ -1,17 +1,17 @@
-"""Owns the making of one record from what any layout says of it: a path, a caption, stated facts.
+"""Owns the making of one record from what any layout says of it: a path, captions, stated facts.
 
 In: strings as they stand in the dataset. Out: a Record, or a LeftOut with all that is wrong with the entry.
 """
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cinelora.base.errors import CineloraError, Problem
 from cinelora.contracts.flow import Kind, LeftOut, Record
-from cinelora.data.captions import caption_of, is_text
+from cinelora.data.captions import captions_of, is_text
 from cinelora.data.options import SourceOptions
 from cinelora.media.container import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cinelora.media.probe import is_image
@@ -25,30 +25,86 @@ class Entries:
     def __init__(self, name: str, source: SourceOptions):
         self.name, self.source = name, source
         self._first_seen: dict[str, str] = {}
+        self._beside: dict[Path, dict[str, list[Path]]] = {}
 
     def make(
-        self, media: Path, inside: str, *, text: str, where: str, facts: Mapping[str, Any] | None = None
+        self,
+        media: Path | tuple[Path, ...],
+        inside: str,
+        *,
+        text: str | Sequence[str],
+        where: str,
+        facts: Mapping[str, Any] | None = None,
     ) -> Record | LeftOut:
-        """A record of `media`, whose path below the root is `inside`, or all reasons why there is none."""
+        """A record of `media` (two files are a pair), or all reasons why there is none.
+
+        `inside` is its path below the root; `text` its caption, or several that say the same.
+        """
+        files = media if isinstance(media, tuple) else (media,)
         key = f"{self.name}/{inside}"
-        problems = _file_problems(media, where)
-        first = self._first_seen.setdefault(key, where)
-        if first != where:
+        problems = [problem for file in files for problem in _file_problems(file, where)]
+        if key in self._first_seen:
             what = "the same media stands in the dataset twice"
-            problems.append(Problem(what, found=inside, where=f"{first} and {where}", do="keep one of the two"))
-        caption = ""
+            places = " and ".join(dict.fromkeys((self._first_seen[key], where)))
+            problems.append(Problem(what, found=inside, where=places, do="keep one of the two"))
+        self._first_seen.setdefault(key, where)
+        captions: tuple[str, ...] = ("",)
         try:
-            caption = caption_of(text, self.source)
+            captions = captions_of(text, self.source, key=key)
         except CineloraError as error:
             problems += [at(problem, where) for problem in error.problems]
+        mask = self._mask(files[0], where, problems)
         if problems:
             return self.left_out(where, *problems)
-        kind: Kind = "image" if is_image(media) else "video"
-        return Record(key, self.name, kind, (media,), caption, where, dict(facts or {}))
+        kind: Kind = "pair" if len(files) > 1 else "image" if is_image(files[0]) else "video"
+        return Record(
+            key,
+            self.name,
+            kind,
+            files,
+            captions[0],
+            where,
+            dict(facts or {}),
+            more_captions=captions[1:],
+            caption_dropout=self.source.caption_dropout,
+            mask=mask,
+            repeats=self.source.repeats * (self.source.video_repeats if kind == "video" else 1),
+        )
 
     def left_out(self, where: str, *problems: Problem) -> LeftOut:
         """An entry that cannot be used."""
         return LeftOut(where, self.name, problems)
+
+    def _mask(self, media: Path, where: str, problems: list[Problem]) -> Path | None:
+        """The mask beside a media file, where the source has masks."""
+        if not self.source.mask_suffix:
+            return None
+        stem = media.stem + self.source.mask_suffix
+        masks = self._media_beside(media.parent).get(stem, [])
+        if len(masks) == 1:
+            return masks[0]
+        problems.append(
+            Problem(
+                "the clip has two masks" if masks else "the clip has no mask",
+                found=", ".join(mask.name for mask in masks),
+                allowed=f"one file {stem} with any of {' '.join(SUFFIXES)}",
+                where=where,
+                do="keep one of them"
+                if masks
+                else "put a mask beside it, or move clips without mask to another source",
+            )
+        )
+        return None
+
+    def _media_beside(self, folder: Path) -> dict[str, list[Path]]:
+        """Media files of a folder by their stems; each folder is listed once."""
+        if folder not in self._beside:
+            found: dict[str, list[Path]] = {}
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.suffix.lower() in SUFFIXES:
+                    found.setdefault(file.stem, []).append(file)
+            self._beside[folder] = found
+        return self._beside[folder]
 
 
 def at(problem: Problem, where: str) -> Problem:

@@ -6,33 +6,46 @@ In: the text. Out: `Row`s, each with the line it starts on; a row that cannot be
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from cinelora.base.errors import Problem
 
 DELIMITERS = ",;\t"
 _LONGEST_FIELD = 1 << 24
+_LOOKED_AT = 50
 _KEEP = "write it anew, or remove the row"
+_CLOSES_FIRST = re.compile(r'[^"]*[^\s"(\[{-]"')
 
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of a table: the line where it starts, its values by column, or what is wrong with it."""
+    """One entry of a table: the line where it starts, its values by column, or what is wrong with it.
+
+    `entry` counts the table's entries from 1 where several stand on one line, and is 0 elsewhere.
+    """
 
     line: int
     values: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
+    entry: int = 0
+
+    @property
+    def place(self) -> str:
+        """The line, and the entry where the line does not tell it."""
+        return f"{self.line} (entry {self.entry})" if self.entry else str(self.line)
 
 
 def csv_rows(text: str) -> Iterator[Row]:
-    """Rows of a CSV with a header; the delimiter is the one that splits the header into most columns.
+    """Rows of a CSV with a header; the delimiter is the one by which most rows fit a header of several columns.
 
     Empty lines are passed over. A row with more or fewer fields than the header has a problem.
     """
     csv.field_size_limit(_LONGEST_FIELD)
-    delimiter = max(DELIMITERS, key=lambda mark: len(_header(text, mark)))
+    delimiter = max(DELIMITERS, key=lambda mark: _fit(text, mark))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
     while True:
@@ -67,7 +80,7 @@ def json_line_rows(text: str) -> Iterator[Row]:
         if not content.strip():
             continue
         try:
-            value = json.loads(content)
+            value = json.loads(content, object_pairs_hook=_keys_noted)
         except (ValueError, RecursionError) as error:
             yield Row(line, problem=_not_json(error))
             continue
@@ -76,21 +89,23 @@ def json_line_rows(text: str) -> Iterator[Row]:
 
 def json_list_rows(text: str) -> Iterator[Row]:
     """The objects of one JSON list, each with the line that it starts on."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_keys_noted)
     position = _skip(text, 0)
     if text[position : position + 1] != "[":
-        found = repr(text[position : position + 20])
-        yield Row(1, problem=Problem("the file is not a JSON list", found=found, allowed="[{...}, {...}]"))
+        found, do = repr(text[position : position + 20]), "name it .jsonl if every line is an object of its own"
+        yield Row(1, problem=Problem("the file is not a JSON list", found=found, allowed="[{...}, {...}]", do=do))
         return
-    position, line, counted = _skip(text, position + 1), 1, 0
+    position, line, counted, last_line, entry = _skip(text, position + 1), 1, 0, 0, 0
     while text[position : position + 1] != "]":
         line, counted = line + text.count("\n", counted, position), position
+        entry += 1
         try:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             yield Row(line, problem=_not_json(error))
             return
-        yield _object(line, value)
+        yield _object(line, value, entry if line == last_line else 0)
+        last_line = line
         position = _skip(text, position)
         mark = text[position : position + 1]
         if mark not in (",", "]"):
@@ -102,18 +117,44 @@ def json_list_rows(text: str) -> Iterator[Row]:
         yield Row(line, problem=Problem("something follows the JSON list", found=repr(rest[:20]), do="remove it"))
 
 
-def _header(text: str, delimiter: str) -> list[str]:
+def unwrapped(value: str) -> str:
+    """Without the quotes around the whole of it, which a value in three double quotes keeps.
+
+    Quotes that belong to a part ("Stop," he said, "now") stay: there the next quote after the first one closes.
+    """
+    inner = value[1:-1]
+    wrapped = len(value) > 1 and value[0] == value[-1] == '"' and not _CLOSES_FIRST.match(inner)
+    return inner if wrapped else value
+
+
+def _fit(text: str, delimiter: str) -> tuple[float, int]:
+    """The share of the first rows that have as many fields as the header, and how many these are."""
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return next((values for values in lines if any(value.strip() for value in values)), [])
-    except csv.Error:
-        return []
+        header, *rows = islice((line for line in lines if any(value.strip() for value in line)), _LOOKED_AT)
+    except (csv.Error, ValueError):
+        return 0.0, 0
+    fits = sum(len(row) == len(header) for row in rows) if len(header) > 1 else 0
+    return fits / max(1, len(rows)), len(header)
 
 
-def _object(line: int, value: Any) -> Row:
+class _KeyTwice(dict[str, Any]):
+    """A JSON object that names a key twice, of which Python would keep the last."""
+
+
+def _keys_noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else _KeyTwice(pairs)
+
+
+def _object(line: int, value: Any, entry: int = 0) -> Row:
+    if isinstance(value, _KeyTwice):
+        problem = Problem("the entry names a key twice", found=f"keys {', '.join(value)}", do="keep one of the two")
+        return Row(line, problem=problem, entry=entry)
     if isinstance(value, dict):
-        return Row(line, value)
-    return Row(line, problem=Problem("the entry is not a JSON object", found=type(value).__name__, allowed="{...}"))
+        return Row(line, value, entry=entry)
+    problem = Problem("the entry is not a JSON object", found=type(value).__name__, allowed="{...}")
+    return Row(line, problem=problem, entry=entry)
 
 
 def _not_json(error: Exception) -> Problem:

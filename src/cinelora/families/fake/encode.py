@@ -14,7 +14,7 @@ from cinelora.contracts.flow import Clip, Encoded
 class FakeText:
     """Caption -> "text" S D."""
 
-    name, reads, gives = "text", "caption", ("text",)
+    name, reads, gives, max_tokens = "text", "caption", ("text",), 6
 
     def fingerprint(self) -> str:
         """Nothing here ever changes."""
@@ -29,6 +29,10 @@ class FakeText:
     def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[dict[str, Tensor]]:
         """Six tokens of eight numbers each; the empty caption is zero."""
         return [{"text": caption_tokens(clip.caption)} for clip in clips]
+
+    def tokens(self, captions: Sequence[str]) -> list[int]:
+        """One per word, and one for the end."""
+        return [len(caption.split()) + 1 for caption in captions]
 
 
 class FakeVae:

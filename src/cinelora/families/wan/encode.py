@@ -77,17 +77,32 @@ class WanText:
         """B captions -> B S D."""
         if self.net is None:
             self.load("cpu")
-        if self.tokenizer is None:
-            self.tokenizer = _open_tokenizer(tokenizer_folder(self.base))
-        length = self.variant.text_length
-        tokens = self.tokenizer(
+        tokens = self._tokenizer()(
             [clean(caption) for caption in captions],
             padding="max_length",
-            max_length=length,
+            max_length=self.max_tokens,
             truncation=True,
             return_tensors="pt",
         )
         return self.hidden(tokens.input_ids, tokens.attention_mask)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens of a caption count, the end token included."""
+        return self.variant.text_length
+
+    def tokens(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has before it is cut, the end token included. Reads no weights."""
+        if not captions:
+            return []
+        cleaned = [clean(caption) for caption in captions]
+        ids = self._tokenizer()(cleaned, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+        return [len(one) for one in ids["input_ids"]]
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            self.tokenizer = _open_tokenizer(tokenizer_folder(self.base))
+        return self.tokenizer
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
