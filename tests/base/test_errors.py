@@ -50,3 +50,8 @@ def test_every_error_is_in_the_tree_of_the_docstring():
     import cinelora.base.errors as errors
 
     assert {c.__name__ for c in CineloraError.__subclasses__()} <= set(errors.__doc__.replace("-", " ").split())
+
+
+def test_what_a_terminal_would_obey_is_written_out():
+    told = str(Problem("missing", found="a\x1b[2J\x07\udcff.mp4", do="line one\nline two é"))
+    assert told == "missing\n  found: a\\x1b[2J\\x07\\udcff.mp4\n  do: line one\nline two é"

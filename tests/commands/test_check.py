@@ -120,6 +120,23 @@ def test_a_recipe_that_skips_what_is_bad_ends_well(call, clips, tmp_path):
     assert "Training would not start" not in (tmp_path / "rep" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+def test_short_clips_that_stop_are_told_with_all_that_is_bad(call, clips, tmp_path, on_bad):
+    clip(clips, "f", moving(5))
+    recipe = RECIPE.replace('on_bad = "skip"', f'on_bad = "{on_bad}"\nshort = "stop"')
+    (tmp_path / "my.toml").write_text(recipe)
+    code, said = call("my.toml", "--report", "rep")
+    assert code == 3
+    assert said.index("buckets") < said.index("shorter than every frame bucket")
+    assert ("2 problems" in said) == (on_bad == "stop")
+    errors = [(key, what) for key, kind, what in problems() if kind == "error"]
+    assert errors == [
+        ("clips/e.mp4", "cannot be decoded as a video"),
+        ("clips/f.mp4", "shorter than every frame bucket"),
+    ]
+    assert "Training would not start" in (tmp_path / "rep" / "report.html").read_text()
+
+
 def test_damage_that_only_the_full_look_finds_ends_with_an_error(call, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3)).astype(np.uint8)
     path = clip(tmp_path / "clips", "a", noise, settings={"g": "40", "bf": "0"})
@@ -196,3 +213,27 @@ def test_nine_real_clips_give_nothing_to_warn_of(call, tmp_path):
     assert "9 clips to train on" in said
     assert problems() == []
     assert (tmp_path / "rep" / "report.html").stat().st_size < 9 * 13_000 + 60_000
+
+
+def test_what_the_rules_leave_out_and_make_many_of_is_counted(call, tmp_path):
+    clip(tmp_path / "clips", "a", moving(20))
+    clip(tmp_path / "clips", "b", moving(5, seed=1))
+    (tmp_path / "my.toml").write_text(RECIPE.replace("[data]", '[data]\nclip = "chunks"\nframes = [9]\nshort = "skip"'))
+    assert "2 clips to train on (made of 1 entries), 0 held out; no problem found; 1 left out" in call("my.toml")[1]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_clips_are_looked_into(call, clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "write_report", None)
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/deeper"):
+        code, said = call("clips", "--model", "fake/tiny", "--report", place)
+        assert (code, "the report cannot be written there" in said, "buckets" in said) == (1, True, False)
+
+
+def test_masks_are_looked_into_for_the_report(call, tmp_path):
+    clip(tmp_path / "clips", "a", moving(20))
+    encode(tmp_path / "clips" / "a_mask.mp4", np.zeros((20, 48, 48, 3), np.uint8))
+    (tmp_path / "my.toml").write_text(RECIPE.replace('path = "clips"', 'path = "clips"\nmask_suffix = "_mask"'))
+    assert "the mask leaves nothing to learn" not in call("my.toml")[1]
+    call("my.toml", "--report", "rep")
+    assert ("clips/a.mp4", "error", "the mask leaves nothing to learn") in problems()

@@ -156,3 +156,12 @@ def test_mutated_files_never_crash(tmp_path, suffix):
             assert (np.diff(facts.times) > 0).all()
     assert refused
     assert all(str(path) in message for message in refused)
+
+
+def test_a_refused_file_says_what_it_seems_to_be(tmp_path):
+    whole = encode(tmp_path / "a.mp4", flat_frames(40)).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
+    with pytest.raises(DataError, match=r"its index \(moov\) is missing: the file is cut off"):
+        probe(tmp_path / "cut.mp4")
+    with pytest.raises(DataError, match="it begins with the text 'this is no video"):
+        probe(text(tmp_path / "t.mp4"))

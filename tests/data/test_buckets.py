@@ -154,3 +154,17 @@ def test_enlarging_is_no_choice_where_the_reference_always_does():
 def test_sources_are_checked_with_their_own_rules():
     told = problems_of(sources=({"path": "x"}, {"path": "y", "rules": {"frames": [16]}}))
     assert told == [("the model takes no clips of this length", "data.source.1.rules.frames")]
+
+
+@pytest.mark.parametrize("compat", ["cogvideox", "cogvideox-i2v"])
+def test_a_reference_that_cuts_to_4k_1_needs_a_model_that_takes_this(compat):
+    check_options(options(compat=compat), WAN)
+    with pytest.raises(RecipeError, match="clips of 4k\\+1 frames"):
+        check_options(options(compat=compat, frames=[16]), Geometry(8, 16, 320, 512, 1, 0))
+
+
+def test_clips_of_one_frame_cannot_be_cropped_in_time():
+    values = {"buckets": "videox", "videox": {"random_frame_crop": True}}
+    check_options(options(frames=[1, 5], **values), WAN)
+    with pytest.raises(RecipeError, match="random_frame_crop has nothing to draw"):
+        check_options(options(frames=[1], **values), WAN)

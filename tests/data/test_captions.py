@@ -136,3 +136,9 @@ def test_a_caption_without_tags_stays():
 def test_tags_are_kept_only_of_those_shuffled():
     with pytest.raises(ValueError, match="keep_tags has no effect"):
         SourceOptions(path="x", keep_tags=1)
+
+
+@pytest.mark.parametrize("text", ["a\0cat", "a \x1b[31mred\x1b[0m cat", "a cat\x07", "\x7f"])
+def test_control_characters_are_refused(text):
+    with pytest.raises(DataError, match="broken characters"):
+        all_of(text)

@@ -162,3 +162,15 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cannot be listed") as caught:
         folder(tmp_path)
     assert caught.value.problems[0].where == str(tmp_path / "shut")
+
+
+def test_what_runs_and_reports_wrote_is_no_clip(tmp_path, caplog):
+    touch(
+        tmp_path / "a.mp4", *(tmp_path / "runs/r" / name for name in ("recipe.toml", "events.jsonl", "samples/0.mp4"))
+    )
+    touch(*(tmp_path / "look" / name for name in ("report.html", "problems.csv", "clips.json", "strips/1.webp")))
+    touch(tmp_path / "mine/recipe.toml", tmp_path / "mine/b.mp4")
+    for name in ("a.txt", "mine/b.txt"):
+        write(tmp_path / name, "x")
+    assert [record.key for record in folder(tmp_path)] == ["s/a.mp4", "s/mine/b.mp4"]
+    assert f"{tmp_path}: what runs and reports wrote, passed over: look, runs/r" in caplog.messages

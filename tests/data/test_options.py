@@ -42,6 +42,16 @@ def test_wrong_sources_are_refused(values):
         SourceOptions(**values)
 
 
+def test_rules_of_a_source_are_those_of_data_but_for_what_they_say():
+    shared = {"frames": [9], "buckets": "videox", "videox": {"random_hw_adapt": True, "image_sample_size": 256}}
+    own = {"path": "b", "rules": {"crop": "random", "videox": {"video_sample_size": 128}}}
+    first, second = DataOptions(**shared, source=[{"path": "a"}, own]).source
+    assert first.rules is None
+    assert (second.rules.frames, second.rules.crop, second.rules.buckets) == ([9], "random", "videox")
+    videox = second.rules.videox
+    assert (videox.random_hw_adapt, videox.image_sample_size, videox.video_sample_size) == (True, 256, 128)
+
+
 @pytest.mark.parametrize("section", [DataOptions, SourceOptions])
 def test_every_option_says_what_it_does(section):
     for name, field in section.model_fields.items():

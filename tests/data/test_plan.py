@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cinelora.base.errors import DataError, RecipeError
+from cinelora.base.errors import DataError, Problem, RecipeError
 from cinelora.contracts.flow import LeftOut, Record
 from cinelora.contracts.geometry import Geometry
-from cinelora.data import facts
+from cinelora.data import facts, fate
 from cinelora.data.options import DataOptions
 from cinelora.data.plan import held_out_keys, make_plan
 from cinelora.data.sources import Listing, read_records
@@ -83,6 +83,35 @@ def test_speed_and_scale_are_told():
     assert row.notes == ("enlarged 2.00 times", "things move 2.00 times as fast as in the source")
     (row,) = plan(stated(frames=100, fps=16.0), fps=32).rows
     assert row.speed == pytest.approx(0.5)
+
+
+def test_a_rate_that_a_reference_rounds_to_zero_still_has_a_speed():
+    """DynamiCrafter tells its model 12 // 16 = 0 frames per second; 16 of the source's frames pass for each one."""
+    row = plan(stated(frames=400, fps=12.0), compat="dynamicrafter", stride=16, frames=[17]).rows[0]
+    assert (row.status, row.clip_fps) == ("used", 0)
+    assert row.speed == pytest.approx(16 / (12 / 16))
+
+
+def test_the_scale_is_that_of_the_part_that_is_used():
+    """512 wide, 1024 tall, in a bucket 512 wide, 320 tall: DynamiCrafter makes the short side 320, bars beside it."""
+    free = Geometry(8, 17, 320, 512)
+    shape = {"width": 512, "height": 1024, "frames": 17, "fps": 8.0}
+    values = {"geometry": free, "buckets": "single", "size": [320, 512]}
+    assert plan(stated(**shape), compat="dynamicrafter", **values).rows[0].scale == pytest.approx(320 / 512)
+    assert plan(stated(**shape), **values).rows[0].scale == pytest.approx(1)
+
+
+def test_a_clip_that_cannot_be_cut_is_told_with_the_others(monkeypatch):
+    def refuse(slot, *_, **__):
+        raise DataError(Problem("the reference cannot use this video", found=slot.record.key))
+
+    monkeypatch.setattr(fate, "cut_of", refuse)
+    with pytest.raises(DataError) as caught:
+        plan(stated(0), stated(1))
+    assert [(p.found, p.where) for p in caught.value.problems] == [
+        ("s/0", "table:0 (clip.mp4)"),
+        ("s/1", "table:1 (clip.mp4)"),
+    ]
 
 
 def test_variable_rate_is_told(tmp_path):
@@ -390,3 +419,32 @@ def test_the_shared_clips():
     assert rows["hiker.mp4"].bucket == "81x480x720"  # 8 fps: 98 frames at 16; 1.5 : 1, not enlarged
     assert (rows["inpaint_video.mp4"].frames_lost, rows["crush_030.mp4"].frames_lost) == (0, 65)
     assert all(row.status == "used" for row in result.rows)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({}, ["an epoch shows 9% of the videos' frames; data.clip = 'chunks' would show up to 33%"]),
+        ({"fps": "source"}, ["an epoch shows 9% of the videos' frames; data.clip = 'chunks' would show up to 100%"]),
+        ({"drop_start": 0.25}, ["an epoch shows 9% of the videos' frames; data.clip = 'chunks' would show up to 25%"]),
+        ({"drop_start": 0.5}, []),
+        ({"clip": "chunks"}, []),
+        ({"clip": "uniform"}, []),
+        ({"compat": "cogvideox"}, []),
+    ],
+)
+def test_chunks_are_advised_for_what_they_would_show(rules, told):
+    whole = stated(width=32, height=32, frames=96, fps=24.0)  # 9 of the 32 frames that 8 per second leave
+    assert list(plan(whole, geometry=TINY, **rules).warnings) == told
+
+
+def test_a_clip_of_few_frames_per_second_is_told():
+    slow = stated(width=32, height=32, frames=40, fps=4.0)
+    (row,) = plan(slow, geometry=TINY).rows
+    assert row.notes == ("only 5 of 9 frames differ: the source has 4 fps",)
+    assert plan(stated(width=32, height=32, frames=40, fps=8.0), geometry=TINY).rows[0].notes == ()
+
+
+def test_videos_of_one_frame_are_told_as_still():
+    entries = [stated(k, width=32, height=32, frames=3, fps=8.0) for k in range(2)]
+    assert "only clips of one frame: the model will not learn motion" in plan(*entries, geometry=TINY).warnings

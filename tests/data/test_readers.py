@@ -418,3 +418,43 @@ def test_the_shared_table():
     records = table(SHARED_CLIPS / "captions.jsonl")
     assert len(records) == 9
     assert all(isinstance(record, Record) and record.caption for record in records)
+
+
+def test_facts_that_no_clip_has_are_not_believed(tmp_path):
+    touch(tmp_path / "a.mp4")
+    path = write(tmp_path / "t.csv", "path,caption,width,height,frames,fps\na.mp4,x,1e9,64,1e12,20000\n")
+    (entry,) = table(path)
+    assert [(p.what, p.found, p.allowed) for p in entry.problems] == [
+        ("width is larger than any clip's", "'1e9'", "at most 65,536"),
+        ("frames is larger than any clip's", "'1e12'", "at most 10,000,000"),
+        ("fps is larger than any clip's", "'20000'", "at most 10,000"),
+    ]
+
+
+def test_utf_16_without_a_mark_is_told(tmp_path):
+    path = write(tmp_path / "t.csv", "path,caption\na.mp4,x\n", encoding="utf-16-le")
+    with pytest.raises(DataError, match=r"is not UTF-8 text[\s\S]*looks like UTF-16[\s\S]*t\.csv"):
+        table(path)
+
+
+def test_broken_rows_say_what_to_do(tmp_path):
+    touch(tmp_path / "a.mp4")
+    _, short, open_quote = table(write(tmp_path / "t.csv", 'path,caption\na.mp4,x\na.mp4\na.mp4,"x\n'))
+    assert (
+        short.problems[0].do == "write the fields that are missing; those without a value stay empty between delimiters"
+    )
+    assert open_quote.problems[0].found == "a double quote that is never closed"
+    lines = table(write(tmp_path / "t.jsonl", '{"path": "a.mp4", "caption": "x"}\n{"path": \n'))
+    assert (lines[1].where, lines[1].problems[0].found) == (f"{tmp_path}/t.jsonl:2", "Expecting value at column 10")
+
+
+def test_which_of_two_known_columns_is_taken_is_told(tmp_path, caplog):
+    touch(tmp_path / "a.mp4")
+    path = write(tmp_path / "t.csv", "video,file,Prompt,caption\nb.mp4,a.mp4,y,x\n")
+    assert [(entry.key, entry.caption) for entry in table(path)] == [("s/a.mp4", "x")]
+    told = " | ".join(caplog.messages)
+    assert "path taken from column 'file', not from 'video' (path_column)" in told
+    assert "caption taken from column 'caption', not from 'Prompt' (caption_column)" in told
+    caplog.clear()
+    table(path, path_column="file", caption_column="caption")
+    assert caplog.messages == []

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from cinelora.base.errors import DataError
 from cinelora.contracts.flow import LeftOut, Record
 from cinelora.data.options import SourceOptions
+from cinelora.data.readers import pairs
 from cinelora.data.readers.pairs import recognises
 from cinelora.data.readers.registry import open_reader
 
@@ -83,6 +85,15 @@ def test_halves_without_a_partner(tmp_path):
     assert horse.problems[0].nearest == str(tmp_path / "hrse_end.png")
     assert hrse.problems[0].nearest == str(tmp_path / "horse_start.png")
     assert isinstance(ok, Record)
+
+
+def test_thousands_of_halves_without_a_partner_are_told_without_comparing_all_names(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"clip{k}a_start.png" for k in range(300)), *(f"clip{k}b_end.png" for k in range(300)))
+    monkeypatch.setattr(pairs, "nearest", lambda *_, **__: pytest.fail("names were compared"))
+    assert Counter(what for entry in read(tmp_path) for what in told(entry)) == {
+        "the pair has no end": 300,
+        "the pair has no start": 300,
+    }
 
 
 def test_halves_that_are_too_many_or_no_pictures(tmp_path):

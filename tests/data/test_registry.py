@@ -203,3 +203,16 @@ def test_a_folder_is_read_by_its_metadata_file(tmp_path, capsys):
     assert "read as table" in capsys.readouterr().err
     (tmp_path / "clips" / "metadata.jsonl").write_text("{}\n")  # two of them: not plain which one is meant
     assert all(not isinstance(record, Record) for record in opened(tmp_path / "clips").read())
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "b/" * 3000 + "c", "a\0b"])
+def test_a_source_that_cannot_be_reached_is_told(tmp_path, name):
+    (problem,) = problems_of(tmp_path / name)
+    assert problem.what == "the source cannot be reached"
+    assert problem.where == "data.source 's'"
+
+
+def test_a_single_clip_leads_to_its_folder(tmp_path):
+    touch(tmp_path / "a.mp4")
+    (problem,) = problems_of(tmp_path / "a.mp4")
+    assert problem.do == "name the folder that it lies in, or a table that names it"

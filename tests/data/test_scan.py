@@ -201,3 +201,25 @@ def test_the_stretch_that_is_used(tmp_path, changes, expected):
 def test_without_a_slot_all_of_a_clip_counts(tmp_path):
     facts = probe(encode(tmp_path / "a.mp4", flat_frames(9)))
     assert used_stretch(facts, 0, options(), GEOMETRY) == (0.0, facts.seconds)
+
+
+def test_masks_that_training_would_refuse_are_problems(tmp_path):
+    clips = [encode(tmp_path / f"{name}.mp4", moving(17)) for name in ("fine", "black", "short")]
+    masks = [tmp_path / "fine.png", tmp_path / "black.png", tmp_path / "short_mask.mp4"]
+    for level, path in ((255, masks[0]), (0, masks[1])):
+        Image.new("L", (48, 32), level).save(path)
+    encode(masks[2], np.full((5, 32, 48, 3), 255, np.uint8))
+    fine, black, short = scan(*(record(clip, mask=mask) for clip, mask in zip(clips, masks, strict=True)))
+    assert fine.problems == ()
+    assert [(p.what, "black.png" in p.where) for p in black.problems] == [("the mask leaves nothing to learn", True)]
+    assert [(p.what, p.found) for p in short.problems] == [
+        ("the mask is shorter than its clip", "mask of 0.62 s, the clip shows a frame at 2.00 s")
+    ]
+
+
+def test_an_animated_webp_is_not_damaged(tmp_path):
+    frames = [Image.fromarray(picture) for picture in moving(17)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=125)
+    (one,) = scan(record(tmp_path / "a.webp"))
+    assert (one.problems, one.damaged_at, one.num_frames_seen) == ((), None, 17)
+    assert one.strip is not None

@@ -2,11 +2,13 @@
 
 import gc
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cinelora.base.errors import DataError, RecipeError, RunError
 from cinelora.contracts.geometry import Geometry
@@ -377,6 +379,17 @@ def test_a_survey_tells_of_every_sample_and_keeps_no_file(root, bad):
     assert len(lenient.problems) == 2
     with pytest.raises(DataError, match="2 problems"):
         survey(shards_of(bad))
+    assert survey(shards_of(bad), lenient=True).problems == lenient.problems
+
+
+def test_a_survey_takes_short_clips_as_short_says(root):
+    skipping = survey(shards_of(root, short="skip", frames=[9]))
+    assert {row.status for row in skipping.rows} == {"used", "left out"}
+    assert skipping.problems == ()
+    with pytest.raises(DataError, match="shorter than every frame bucket"):
+        survey(shards_of(root, short="stop", frames=[9], on_bad="skip"))
+    told = survey(shards_of(root, short="stop", frames=[9]), lenient=True)
+    assert len(told.problems) == sum(row.status == "left out" for row in told.rows) == 8
 
 
 def test_what_a_stream_cannot_do_is_told_at_once(root):
@@ -411,3 +424,24 @@ def test_sources_without_shards_are_told(root, tmp_path):
         shards_of(tmp_path, {"path": "empty", "reader": "webdataset"}, {"path": "gone", "reader": "webdataset"})
     with pytest.raises(DataError, match="settings of other layouts"):
         first_look(shards_of(root, {"path": "set", "captions": "names"}), max_clips=1)
+
+
+def test_a_mask_with_nothing_white_is_told_ahead_and_leaves_its_clip_out(tmp_path):
+    members = []
+    for name, level in (("fine", 255), ("black", 0)):
+        picture = io.BytesIO()
+        Image.new("L", (32, 32), level).save(picture, "PNG")
+        clip = video(tmp_path, seed=level)
+        members += [(f"{name}.mp4", clip), (f"{name}.txt", "x"), (f"{name}.mask.png", picture.getvalue())]
+    write_tar(tmp_path / "set/a.tar", members)
+    masked = {"path": "set", "mask_suffix": ".mask"}
+    seen = survey(shards_of(tmp_path, masked, on_bad="skip"))
+    assert [(row.key, row.status, row.reason[:33]) for row in seen.rows] == [
+        ("set/a.tar/fine", "used", ""),
+        ("set/a.tar/black", "left out", "the mask leaves nothing to learn:"),
+    ]
+    assert [problem.where for problem in seen.problems] == [f"{tmp_path}/set/a.tar:black.mp4"]
+    one = stream(tmp_path, masked, on_bad="skip")
+    assert {key(slot) for k in range(4) for slot in one.micro(k)} == {"set/a.tar/fine"}
+    with pytest.raises(DataError, match="the mask leaves nothing to learn"):
+        stream(tmp_path, masked).micro(1)

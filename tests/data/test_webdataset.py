@@ -1,6 +1,7 @@
 """The reader of shards: what becomes of members, sound and unsound; that names of the archive stay in the archive."""
 
 import gc
+import gzip
 import tarfile
 
 import pytest
@@ -322,3 +323,16 @@ def test_the_reader_gives_all_records_of_a_folder(tmp_path, clip):
     records = list(WebdatasetReader(tmp_path, "src", SourceOptions(path="x")).read())
     assert [r.key for r in records] == [f"src/{shard}.tar/{k}" for shard in "ab" for k in range(3)]
     assert all(record.media[0].exists() for record in records)
+
+
+def test_compressed_shards_are_told_by_name_and_by_content(tmp_path, clip):
+    path = write_tar(tmp_path / "set/a.tar", [("0.mp4", clip), ("0.txt", "x")])
+    packed = gzip.compress(path.read_bytes())
+    (tmp_path / "set/b.tar.gz").write_bytes(packed)
+    assert recognises(tmp_path / "set")
+    assert recognises(tmp_path / "set/b.tar.gz")
+    with pytest.raises(DataError, match=r"compressed shards[\s\S]*b\.tar\.gz[\s\S]*gunzip"):
+        shards_of(tmp_path / "set")
+    path.write_bytes(packed)
+    (sample,) = read(path)
+    assert sample.entry.problems[0].do == "unpack it: it is compressed (gunzip, unxz, bunzip2, unzstd)"

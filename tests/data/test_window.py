@@ -244,6 +244,21 @@ def test_every_window_of_every_policy_is_there(frames, fps, slide):
                 assert times[-1] < facts.seconds
 
 
+@pytest.mark.parametrize("clip", ["chunks", "sliding"])
+def test_drawn_strides_stay_in_the_video_in_every_counted_stretch(clip):
+    """Stretches are counted by the smallest stride; a later one has less room for a larger stride."""
+    facts, values = even(40, 16), {"clip": clip, "fps": "source", "stride": 4, "stride_min": 1, "slide_frames": 5}
+    count = num_windows(facts, 9, options(**values), WAN)
+    assert count == {"chunks": 4, "sliding": 7}[clip]
+    step = {"chunks": 9, "sliding": 5}[clip]
+    for window in range(count):
+        seen = [shown(facts, 9, window=window, rng=drawn(seed), **values) for seed in range(40)]
+        assert {len(frames) for frames in seen} == {9}
+        assert {frames[0] for frames in seen} == {window * step}
+        room = (40 - 1 - window * step) // 8
+        assert {frames[1] - frames[0] for frames in seen} == set(range(1, min(4, room) + 1))
+
+
 def test_a_video_without_a_rate_of_its_own():
     facts = MediaFacts("video", 8, 8, 1, 0.0, 0.0, np.zeros(1), np.zeros(1, np.int64))
     for values in ({}, {"fps": "source"}, {"clip": "uniform"}, {"compat": "framer"}):

@@ -144,3 +144,16 @@ def test_what_is_no_video_is_a_data_error(tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"no video at all")
     with pytest.raises(DataError, match="cannot be decoded"):
         glance(tmp_path / "b.mp4", facts, stretch=(0, 1))
+
+
+def test_an_animated_webp_is_seen_frame_by_frame(tmp_path, monkeypatch):
+    frames = [Image.fromarray(picture) for picture in flat_frames(12)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=125, lossless=True)
+    seen = look(tmp_path / "a.webp", num_pictures=4)
+    assert seen.times == pytest.approx(np.arange(12) / 8)
+    assert np.abs(np.array(levels(seen)) - [grey(k) for k in range(12)]).max() <= 1
+    assert seen.picture_times == pytest.approx((0.125, 0.5, 0.875, 1.25))
+    assert [round(float(one.mean())) for one in seen.pictures] == [grey(k) for k in (1, 4, 7, 10)]
+    assert (seen.in_turn, seen.broken_at) == (True, None)
+    cost(monkeypatch, every=1, most=3)
+    assert (len((bounded := look(tmp_path / "a.webp")).grey), bounded.in_turn) == (4, False)

@@ -105,6 +105,19 @@ def test_clips_table_folds_what_is_as_it_should_be_alone():
     assert text.index("bad-000") < text.index("fine-000")
 
 
+def test_clips_table_ends_however_many_clips_lose_frames():
+    raw = [row(f"lossy-{k:05d}", frames_lost=3) for k in range(700)] + [row("fine", frames_lost=0)]
+    text = shown(clips_table(raw))
+    assert text.count("lossy-") == 500
+    assert "and 200 more that are left out, lose frames or have something to tell" in text
+    assert "and 1 more, used as they are" in text
+
+
+def test_buckets_table_says_which_share_an_epoch_shows():
+    text = shown(buckets_table([row("a", frames_used=9, frames_lost=3), row("b", frames_used=9, frames_lost=15)]))
+    assert "50%" in text
+
+
 def test_clips_table_tells_reasons_and_takes_brackets_as_they_are():
     text = shown(clips_table([left_out("s/[red]clip[/red].mp4"), row("s/x.mp4")]))
     assert "[red]clip[/red].mp4" in text
@@ -114,7 +127,7 @@ def test_clips_table_tells_reasons_and_takes_brackets_as_they_are():
 
 def test_buckets_table_has_every_number():
     line = next(x for x in shown(buckets_table([row("a"), row("b", "held out")])).splitlines() if "17x48x64" in x)
-    assert line.split() == ["17x48x64", "1", "1", "34", "6"]
+    assert line.split() == ["17x48x64", "1", "1", "34", "6", "85%"]
 
 
 def test_families_table_shows_variants_and_hides_the_hidden():
@@ -147,3 +160,12 @@ def test_a_crop_that_is_none_is_none(crop):
 def test_a_bucket_tells_its_share_of_frames():
     rows, _ = read_rows([row("a"), row("b", bucket="5x48x64", frames_used=0, frames_lost=0)])
     assert {name: total.share_seen for name, total in totals(rows).items()} == {"17x48x64": "85%", "5x48x64": ""}
+
+
+def test_a_clip_in_several_buckets_counts_in_each():
+    rows, _ = read_rows([row("a", buckets=["17x48x64", "17x32x64"]), row("b", bucket="17x32x64", buckets=["17x32x64"])])
+    found = totals(rows)
+    assert [(name, total.used, total.frames_seen) for name, total in found.items()] == [
+        ("17x32x64", 2, 17),
+        ("17x48x64", 1, 17),
+    ]

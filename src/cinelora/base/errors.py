@@ -10,6 +10,7 @@
 An error carries a list of `Problem`s, so that everything wrong is told at once (`Problems.raise_if_any`).
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,7 +31,7 @@ class Problem:
         lines = [self.what]
         named = (("found", self.found), ("allowed", self.allowed), ("nearest", self.nearest), ("where", self.where))
         lines += [f"  {name}: {text}" for name, text in (*named, ("do", self.do)) if text]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class CineloraError(Exception):
@@ -101,6 +102,13 @@ class Problems:
         """Raise one error with all problems noted so far, or return."""
         if self.found:
             raise self.error(*self.found)
+
+
+def printable(text: str) -> str:
+    """Text with control characters but line breaks, and halves of surrogate pairs, as escapes: names of files may hold
+    what a terminal would obey, or cannot show."""
+    odd = {letter for letter in text if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cs")}
+    return text.translate({ord(letter): ascii(letter)[1:-1] for letter in odd})
 
 
 def nearest(word: str, allowed: Iterable[str], *, count: int = 3) -> str:

@@ -25,7 +25,7 @@ class _FillFirst(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `fill` before words that start with a recipe or an option of it."""
         first = args[0] if args else "--help"
-        is_recipe = first.endswith(".toml") or Path(first).is_file() or (first.startswith("-") and first != "--help")
+        is_recipe = first.endswith(".toml") or Path(first).exists() or (first.startswith("-") and first != "--help")
         return super().parse_args(ctx, ["fill", *args] if is_recipe and first not in self.commands else args)
 
 

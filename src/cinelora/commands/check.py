@@ -1,5 +1,6 @@
 """Owns the verb `check`: all problems at once, and what would become of each clip. No weight is read."""
 
+import os
 from pathlib import Path
 
 from cinelora.base.errors import DataError, Problem, Problems, RecipeError, RunError, nearest
@@ -9,7 +10,7 @@ from cinelora.commands.early import check_base_at_hand, check_targets
 from cinelora.commands.init import split
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
-from cinelora.data.plan import Plan, make_plan, nothing_left
+from cinelora.data.plan import Plan, make_plan, nothing_left, stopping
 from cinelora.data.sources import Listing, read_records
 from cinelora.report.table import buckets_table, clips_table
 
@@ -33,24 +34,34 @@ def check(target: Path, *, model: str, sets: list[str], report: Path | None = No
         refuse_streamed(loaded)
     listing, plan = _lenient_plan(loaded)
     console = open_console()
-    console.print(buckets_table(plan.rows))
+    if plan.slots:
+        console.print(buckets_table(plan.rows))
     console.print(clips_table(plan.rows))
     for warning in plan.warnings:
         console.print(f"warning: {warning}")
     problems = [*plan.problems, *(_look(loaded, listing, plan, report) if report else ())]
-    if problems and (loaded.recipe.data.on_bad == "stop" or not plan.slots):
-        raise DataError(*problems)
+    fatal = stopping(problems, loaded.recipe.data) if plan.slots else problems
+    if fatal:
+        raise DataError(*fatal)
     if not plan.slots:
         raise nothing_left(plan.rows)
     said = f"{len(problems)} problems skipped" if problems else "no problem found"
-    console.print(f"{len(plan.slots)} clips to train on, {len(plan.held_out)} held out; {said}")
+    left_out = sum(row.status == "left out" for row in plan.rows)
+    said += f"; {left_out} left out" if left_out > len(problems) else ""
+    files = sum(row.status == "used" for row in plan.rows)
+    made = f" (made of {files} entries)" if len(plan.slots) != files else ""
+    console.print(f"{len(plan.slots)} clips to train on{made}, {len(plan.held_out)} held out; {said}")
     following = f"train {target}" if is_recipe else f"init {model or DEFAULT_MODEL} -o my.toml"
     console.print(f"next: cinelora {following}")
 
 
 def refuse_run(folder: Path) -> None:
-    """Raise RunError where the page of the dataset would take the place of a run's."""
-    if any((folder / name).exists() for name in ("events.jsonl", "recipe.toml")):
+    """Raise RunError where the page of the dataset would take the place of a run's, or cannot be written at all."""
+    place = next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        what, do = "the report cannot be written there", "name a folder that can be written to"
+        raise RunError(Problem(what, found=str(folder), do=do))
+    if any(os.path.exists(folder / name) for name in ("events.jsonl", "recipe.toml")):
         what = "this folder holds a run, whose report would be overwritten"
         raise RunError(Problem(what, found=str(folder), do="name another folder for --report"))
 
@@ -70,7 +81,7 @@ def _look(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> tuple[P
 def _refuse_words(target: Path, *, is_recipe: bool, model: str, sets: list[str]) -> None:
     """Raise RecipeError for a target that is not there, and for words that would have no effect on it."""
     problems = Problems(RecipeError)
-    if not is_recipe and not target.exists():
+    if not is_recipe and not os.path.exists(target):
         problems.add(
             "there is nothing to check",
             found=str(target),
@@ -97,8 +108,6 @@ def _lenient_plan(loaded: Loaded) -> tuple[Listing, Plan]:
     """The plan with every bad clip as a row rather than an error, so that the table can show them all."""
     if (streamed := survey_of(loaded)) is not None:
         return Listing(()), streamed  # the files of its clips are gone
-    data = loaded.recipe.data
+    data, seed = loaded.recipe.data, loaded.recipe.train.seed
     listing = read_records(data, loaded.folder)
-    lenient = data.model_copy(update={"on_bad": "skip"})
-    seed = loaded.recipe.train.seed
-    return listing, make_plan(listing, lenient, loaded.variant.geometry, seed=seed, may_be_empty=True)
+    return listing, make_plan(listing, data, loaded.variant.geometry, seed=seed, lenient=True)

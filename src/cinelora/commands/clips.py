@@ -36,10 +36,7 @@ def plan_of(loaded: Loaded) -> Plan:
 
 def survey_of(loaded: Loaded) -> Plan | None:
     """What would become of every sample of shards, those that cannot be used as rows; None where nothing streams."""
-    lenient = loaded.recipe.data.model_copy(update={"on_bad": "skip"})
-    if not is_streamed(lenient, loaded.folder):
-        return None
-    return survey(Shards(lenient, loaded.folder, loaded.variant.geometry, seed=loaded.recipe.train.seed))
+    return survey(shards_of(loaded), lenient=True) if is_streamed(loaded.recipe.data, loaded.folder) else None
 
 
 def check_streamed(loaded: Loaded) -> None:

@@ -16,7 +16,7 @@ from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
 from cinelora.contracts.flow import Record
 from cinelora.data.facts import place_of
-from cinelora.data.plan import Plan
+from cinelora.data.plan import Plan, stopping
 from cinelora.data.scan import ClipScan, Keep, scan_clips
 from cinelora.data.sources import Listing
 from cinelora.data.worklist import tasks_of
@@ -50,7 +50,8 @@ def write_report(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> 
     records = listing.records
     with _strips(folder, len(records)) as keep:
         slots = [*plan.slots, *plan.held_out]
-        scans = scan_clips(records, slots, loaded.recipe.data, loaded.variant.geometry, keep=keep)
+        seed = loaded.recipe.train.seed
+        scans = scan_clips(records, slots, loaded.recipe.data, loaded.variant.geometry, keep=keep, seed=seed)
     tokens = count_tokens(loaded, records)
     entries = _entries(plan, records, scans, tokens)
     notes = [f"tokens not counted: {tokens.reason}"] if tokens.reason else []
@@ -62,7 +63,7 @@ def write_report(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> 
         model=_model(loaded),
         entries=entries,
         token_limit=tokens.limit,
-        stops=loaded.recipe.data.on_bad == "stop",
+        stops=loaded.recipe.data.on_bad == "stop" or bool(stopping(plan.problems, loaded.recipe.data)),
         warnings=plan.warnings,
         notes=notes,
     )

@@ -7,18 +7,18 @@ One process at a time: the lock is the operating system's, so that a killed run 
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.base.errors import Problem, RunError
-from cinelora.base.files import write_text
+from cinelora.base.files import write_text, write_whole
 from cinelora.config.load import Loaded, check, read
 from cinelora.config.write import resolved
+from cinelora.data.fate import Row
 from cinelora.data.plan import Plan
 from cinelora.media.write import write_mp4
 from cinelora.report.versions import versions
@@ -78,7 +78,7 @@ class RunFolder:
 
     def list_clips(self, plan: Plan) -> None:
         """Write what became of every clip."""
-        write_text(self.path / "data.json", json.dumps([asdict(row) for row in plan.rows], indent=1))
+        write_whole(self.path / "data.json", lambda temporary: _write_rows(temporary, plan.rows))
 
     def describe(self, loaded: Loaded) -> None:
         """Write what the run is made of: the resolved recipe, where it came from, versions."""
@@ -107,3 +107,11 @@ class RunFolder:
         for path, video in zip(paths, videos, strict=True):
             write_mp4(path, video, fps)
         return [str(path.relative_to(self.path)) for path in paths]
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """A JSON list with one row on each line, written as it goes: a million rows are a gigabyte of text."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(rows):
+            file.write(("[" if number == 0 else ",") + "\n" + json.dumps(vars(row)))
+        file.write("\n]\n" if rows else "[]\n")

@@ -11,7 +11,7 @@ from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.compat import check_cuts, is_drawn
 from cinelora.data.options import ClipRules, DataOptions, VideoxOptions
-from cinelora.data.videox import VideoxRules, sides
+from cinelora.data.videox import VideoxRules, frame_choices, sides
 
 WIDEST = 2.0
 """Largest ratio of the sides of an aspect bucket, unless the recipe's own size is longer."""
@@ -27,6 +27,7 @@ def check_options(options: DataOptions, geometry: Geometry) -> None:
         _check_frames(rules, geometry, place, problems)
         _check_size(rules, geometry, place, problems)
         _check_variants(rules, place, problems)
+        _check_reference_frames(rules, geometry, place, problems)
         if rules.buckets == "videox":
             _check_videox(rules, geometry, place, problems)
     for k, source in enumerate(options.source):
@@ -65,6 +66,14 @@ def _check_variants(rules: ClipRules, place: str, problems: Problems) -> None:
         )
 
 
+def _check_reference_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
+    """The scripts for CogVideoX cut clips to 4 k + 1 frames, whatever is asked for."""
+    if rules.compat.startswith("cogvideox") and (geometry.frames_per_latent % 4 or geometry.frames_offset % 4 != 1):
+        rule = f"{geometry.frames_per_latent}k+{geometry.frames_offset}"
+        what, do = "the reference makes clips of 4k+1 frames, which this model does not take", "take compat out"
+        problems.add(what, found=f"compat = '{rules.compat}'", allowed=rule, where=f"{place}.compat", do=do)
+
+
 def _check_videox(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
     own, by_budget = rules.videox, rules.videox.training_with_video_token_length
     as_reference = rules.compat == "easyanimate"
@@ -75,13 +84,16 @@ def _check_videox(rules: ClipRules, geometry: Geometry, place: str, problems: Pr
     if rules.upscale and as_reference:
         what, do = f"{place}.upscale has no effect in this run", "remove it, or set compat to 'none'"
         problems.add(what, found="compat = 'easyanimate' always enlarges", where=f"{place}.upscale", do=do)
+    videox = videox_rules(rules, geometry)
+    if own.random_frame_crop and not frame_choices(videox)[0]:
+        what, where = "random_frame_crop has nothing to draw", f"{place}.videox.random_frame_crop"
+        problems.add(what, found=f"clips of {videox.frames} frames at most", where=where, do="set it to false")
     if not by_budget or as_reference:
         return
     if own.image_sample_size < own.video_sample_size:
         found = f"image_sample_size = {own.image_sample_size}, video_sample_size = {own.video_sample_size}"
         what, do = "videos draw their size from video_sample_size up to image_sample_size", "raise image_sample_size"
         problems.add(what, found=found, where=f"{place}.videox.image_sample_size", do=do)
-    videox = videox_rules(rules, geometry)
     if not any(geometry.floor_frames(side.frames) for side in sides("video", videox)[0]):
         found = f"{videox.frames} frames of {own.token_sample_size} x {own.token_sample_size} pixels"
         problems.add("the token budget holds no clip at any size", found=found, where=budget, do=f"raise {budget}")

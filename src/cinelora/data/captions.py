@@ -5,6 +5,7 @@ In: the texts of one entry as they stand, the source's options. Out: one line pe
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from cinelora.base.errors import DataError, Problem
@@ -67,7 +68,7 @@ def _problem(words: str, number: int, given: Sequence[str], source: SourceOption
     if not words and source.empty_caption == "stop":
         do = "write one, or set empty_caption = 'allow' for this source"
         return Problem("the caption is empty", found=of_several, do=do)
-    if not is_text(words):
+    if not is_text(words) or any(unicodedata.category(letter) == "Cc" for letter in words):
         return Problem("the caption has broken characters in it", found=ascii(words)[:60], do="write it anew")
     return None
 

@@ -5,13 +5,14 @@ be decoded, and once to be measured unless it just was.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cinelora.base.errors import DataError, Problem
 from cinelora.contracts.flow import Clip, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.compat import COMPAT, is_drawn
@@ -46,6 +47,18 @@ def load_mask(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) ->
     """The clip with its mask alone, without pixels: nothing but the mask is decoded. Raises as `load_clip` does."""
     facts, cuts = _cuts(slot, rules, geometry, seed)
     return Clip(slot, torch.empty(3, 0, 0, 0), slot.caption, cuts[0].fps, _mask(slot, facts, cuts))
+
+
+def mask_problems(slots: Iterable[Slot], rules: ClipRules, geometry: Geometry, *, seed: int) -> tuple[Problem, ...]:
+    """What keeps the masks of a record's clips from being used; of several clips with one problem, the first's."""
+    found: dict[str, Problem] = {}
+    for slot in slots:
+        try:
+            load_mask(slot, rules, geometry, seed=seed)
+        except DataError as error:
+            for problem in error.problems:
+                found.setdefault(problem.what, problem)
+    return tuple(found.values())
 
 
 def _cuts(slot: Slot, rules: ClipRules, geometry: Geometry, seed: int) -> tuple[Sequence[MediaFacts], list[Cut]]:

@@ -15,7 +15,7 @@ import numpy as np
 from cinelora.base.errors import DataError, Problem, Problems
 from cinelora.contracts.flow import Bucket
 from cinelora.data.options import ClipRules, DataOptions
-from cinelora.data.videox import loaded_size
+from cinelora.data.videox import loaded_size, num_loaded
 
 Draw = Callable[[int, int], int]
 """A whole number from low to high, both included."""
@@ -131,7 +131,7 @@ class EasyAnimate(_Plain):
 
     def available(self, num_frames: int, fps: float, longest: int, rules: ClipRules) -> int:
         """Every stride-th frame of four fifths of the video."""
-        return int(num_frames * 0.8 // rules.stride)
+        return num_loaded(num_frames, rules.stride, num_frames)
 
     def indices(self, num_frames: int, fps: float, wanted: int, rules: ClipRules, draw: Draw) -> list[int]:
         """An even spread over (m - 1) stride + 1 frames; the share dropped at the start is of the cut length."""

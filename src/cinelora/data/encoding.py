@@ -153,7 +153,8 @@ class Live:
         try:
             return self._encoded(slot)
         except DataError as error:
-            do = "leave the clip out; or encode before training (data.cache = 'on'), where data.on_bad = 'skip' does so"
+            cached = "(data.cache = 'on'; not of shards), where data.on_bad = 'skip' does so"
+            do = f"leave the clip out; or encode before training {cached}"
             told = (replace(problem, do=f"{problem.do}; {do}" if problem.do else do) for problem in error.problems)
             raise DataError(*told) from error
 

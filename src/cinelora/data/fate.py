@@ -15,7 +15,6 @@ from cinelora.contracts.flow import LeftOut, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.bucketing import TOO_SHORT, bucket_for, bucket_rng
 from cinelora.data.buckets import draws_buckets, frame_buckets
-from cinelora.data.crop import cover_scale
 from cinelora.data.cut import Cut, cut_of
 from cinelora.data.facts import disagreements, is_stated, measured_each, place_of
 from cinelora.data.options import ClipRules
@@ -24,6 +23,8 @@ from cinelora.media.probe import MediaFacts
 
 Status = Literal["used", "held out", "left out"]
 _TOLD_BUCKETS = 6
+_FEW_DIFFER = 0.75
+"""Share of a clip's frames that differ below which it judders: a source of fewer frames per second shows them twice."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,12 @@ def fate_of(
     slots = slots_of(entry, facts, rules, geometry, seed=seed)
     if isinstance(slots, Problem):
         return Fate(replace(row, reason=told(slots), frames_lost=frames), problems=(slots,))
-    return _fitted(row, slots, facts, rules, geometry, seed)
+    try:
+        return _fitted(row, slots, facts, rules, geometry, seed)
+    except DataError as error:  # what only the cut of a clip shows is told with all other problems
+        problems = [replace(problem, where=problem.where or place_of(entry)) for problem in error.problems]
+        reason = "; ".join(map(told, problems))
+        return Fate(replace(row, reason=reason, frames_lost=frames), problems=tuple(problems))
 
 
 def _fitted(
@@ -152,21 +158,30 @@ def _fitted(
     alone = row.frames if pair else _num_shown([first], facts)
     used = _num_shown([first, *others], facts) if others and not pair else alone
     buckets = tuple(dict.fromkeys(str(slot.bucket) for slot in slots))
-    left, top, right, bottom = (round(float(edge), 2) for edge in first.box)
+    left, top, right, bottom = map(float, first.box)
     row = replace(
         row,
         status="used",
         bucket=str(bucket),
         frames_used=used,
         frames_lost=row.frames - used,
-        scale=cover_scale(facts.height, facts.width, bucket),
-        speed=geometry.fps / first.fps,
+        scale=max(bucket.height / (bottom - top), bucket.width / (right - left)),
+        speed=geometry.fps / _rate(first, geometry),
         num_slots=len(slots),
-        crop=(left, top, right, bottom),
+        crop=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)),
         clip_fps=first.fps,
         buckets=buckets,
     )
-    return Fate(replace(row, notes=_notes(row, record, facts, rules, geometry)), tuple(slots), (), alone)
+    notes = _notes(row, record, facts, rules, geometry)
+    if record.kind == "video" and alone < _FEW_DIFFER * bucket.frames:
+        notes += (f"only {alone} of {bucket.frames} frames differ: the source has {facts.fps:.4g} fps",)
+    return Fate(replace(row, notes=notes), tuple(slots), (), alone)
+
+
+def _rate(cut: Cut, geometry: Geometry) -> float:
+    """Frames per second of the source that a clip takes; from its times where a reference rounds the rate to 0."""
+    span = float(cut.times[-1] - cut.times[0])
+    return cut.fps or ((len(cut.times) - 1) / span if span else geometry.fps)
 
 
 def _num_shown(cuts: Sequence[Cut], facts: MediaFacts) -> int:

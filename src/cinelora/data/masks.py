@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinelora.base.errors import DataError, Problem
-from cinelora.contracts.flow import Record, Slot
+from cinelora.contracts.flow import Bucket, Record, Slot
 from cinelora.media.decode import Box, frames_at
 from cinelora.media.probe import MediaFacts, probe
 
@@ -31,8 +31,9 @@ _LUMA = np.array([19595, 38470, 7471], dtype=np.uint32)
 def mask_of(slot: Slot, times: Times, *, facts: MediaFacts, box: Box) -> "Tensor | None":
     """The mask F H W in [0, 1] of a clip that shows `times` and `box` of a source with `facts`; None where it has none.
 
-    A picture holds for all frames; a video is shown at the same times, whatever its own rate. Raises DataError for
-    masks that cannot be read, do not fit the source (`check_mask`) or are black where the clip is.
+    A picture holds for all frames; a video is shown at the same times, whatever its own rate; bars around the picture
+    (a box that reaches beyond it) do not count. Raises DataError for masks that cannot be read, do not fit the source
+    (`check_mask`) or are black where the clip is.
     """
     record, bucket = slot.record, slot.bucket
     own = check_mask(record, facts)
@@ -40,13 +41,17 @@ def mask_of(slot: Slot, times: Times, *, facts: MediaFacts, box: Box) -> "Tensor
         return None
     _refuse_short(record, own, times)
     across, down = own.width / facts.width, own.height / facts.height
-    scaled = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    inner, rows, columns = _inside(box, facts, bucket)
+    scaled = (inner[0] * across, inner[1] * down, inner[2] * across, inner[3] * down)
     shown = np.zeros(len(times)) if own.kind == "image" else times
+    size = (rows.stop - rows.start, columns.stop - columns.start)
     try:
-        frames = frames_at(record.mask, shown, facts=own, size=(bucket.height, bucket.width), box=scaled)
+        frames = frames_at(record.mask, shown, facts=own, size=size, box=scaled)
     except DataError as error:
         raise _named(error, record) from error
-    levels = np.stack([_grey(frame) for frame in frames])
+    levels = np.zeros((len(times), bucket.height, bucket.width), dtype=np.uint8)
+    for level, frame in zip(levels, frames, strict=True):
+        level[rows, columns] = _grey(frame)
     if levels.max() <= _BLACK:
         found = f"no level above {levels.max()} of 255 in the part that {slot.name} shows"
         do = "paint white what is to be learned, use another part of the clip, or remove the mask and its clip"
@@ -56,6 +61,15 @@ def mask_of(slot: Slot, times: Times, *, facts: MediaFacts, box: Box) -> "Tensor
     import torch
 
     return torch.from_numpy(levels).to(torch.float32).div_(255.0)
+
+
+def _inside(box: Box, facts: MediaFacts, bucket: Bucket) -> tuple[Box, slice, slice]:
+    """The part of a box that lies in the picture, and which rows and columns of the bucket it fills."""
+    left, top, right, bottom = box
+    inner = (max(0.0, left), max(0.0, top), min(float(facts.width), right), min(float(facts.height), bottom))
+    rows = slice(*(round((edge - top) / (bottom - top) * bucket.height) for edge in (inner[1], inner[3])))
+    columns = slice(*(round((edge - left) / (right - left) * bucket.width) for edge in (inner[0], inner[2])))
+    return inner, rows, columns
 
 
 def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

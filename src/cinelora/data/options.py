@@ -285,9 +285,19 @@ def inherited(data: Any) -> Any:
         return data
     shared = {name: data[name] for name in ClipRules.model_fields if name in data}
     sources = [
-        {**one, "rules": {**shared, **one["rules"]}}
+        {**one, "rules": _over(shared, one["rules"])}
         if isinstance(one, Mapping) and isinstance(one.get("rules"), Mapping)
         else one
         for one in data["source"]
     ]
     return {**data, "source": sources}
+
+
+def _over(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """One table over another; tables within them alike, so that one of [data.videox]'s options can be set by itself."""
+    tables = {
+        name: _over(shared[name], value)
+        for name, value in own.items()
+        if isinstance(value, Mapping) and isinstance(shared.get(name), Mapping)
+    }
+    return {**shared, **own, **tables}

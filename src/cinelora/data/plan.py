@@ -18,7 +18,7 @@ from cinelora.data.bucketing import TOO_SHORT
 from cinelora.data.buckets import check_options
 from cinelora.data.facts import measure_all
 from cinelora.data.fate import Fate, Row, fate_of
-from cinelora.data.options import DataOptions
+from cinelora.data.options import ClipRules, DataOptions
 from cinelora.data.rules import rules_by_source, source_names
 from cinelora.data.sources import Listing
 from cinelora.media.probe import MediaFacts
@@ -39,7 +39,7 @@ class BucketTotal:
 
 @dataclass(frozen=True)
 class Plan:
-    """`slots` are trained on, `held_out` is not; `problems` are those of the rows that `on_bad = "skip"` left out.
+    """`slots` are trained on, `held_out` is not; `problems` are those of the rows that are left out for them.
 
     `warnings` are about the dataset as a whole; those about one clip are among its row's notes.
     """
@@ -77,14 +77,12 @@ class Plan:
         return {str(b): BucketTotal(clips[b], trained[b], apart[b]) for b in buckets}
 
 
-def make_plan(
-    listing: Listing, options: DataOptions, geometry: Geometry, *, seed: int, may_be_empty: bool = False
-) -> Plan:
+def make_plan(listing: Listing, options: DataOptions, geometry: Geometry, *, seed: int, lenient: bool = False) -> Plan:
     """Measure every record and give it its buckets.
 
     Raises RecipeError for options that the variant cannot take, DataError with every bad entry of the whole dataset
-    (unless `on_bad` skips them), with every short one (if `short` says stop), and where nothing is left to train on
-    (unless that may be, for those who look at the rows).
+    (unless `on_bad` skips them), with every short one (if `short` says stop), and where nothing is left to train on.
+    A `lenient` plan is for those who look at its rows: all these are its problems then, and it may be empty.
     """
     check_options(options, geometry)
     rules = rules_by_source(options)
@@ -99,12 +97,18 @@ def make_plan(
         else:
             bad += fate.problems
     problems = [*(bad if options.on_bad == "stop" else ()), *short]
-    if problems:
+    if problems and not lenient:
         raise DataError(*problems)
-    plan = _split(fates, tuple(bad), options, geometry, seed=seed)
-    if not plan.slots and not may_be_empty:
+    plan = _split(fates, (*bad, *short), options, geometry, seed=seed)
+    if not plan.slots and not lenient:
         raise nothing_left(plan.rows)
     return plan
+
+
+def stopping(problems: Sequence[Problem], options: DataOptions) -> list[Problem]:
+    """Those of a lenient plan's problems for which the training does not start; short clips are only among them where
+    `short` says stop."""
+    return [problem for problem in problems if options.on_bad == "stop" or problem.what == TOO_SHORT]
 
 
 def held_out_keys(
@@ -148,8 +152,9 @@ def _split(
 ) -> Plan:
     """Divide what has slots into those to train on and held-out ones."""
     usable = [fate.slots[0].record for fate in fates if fate.slots]
-    groups = _same_files(usable, options)
-    apart = _apart(usable, groups, options, seed)
+    same = _same_files(usable, options)
+    apart = _apart(usable, same, options, seed)
+    groups = {key: keys for keys in same for key in keys}
     rows: list[Row] = []
     slots: list[Slot] = []
     held_out: list[Slot] = []
@@ -162,57 +167,76 @@ def _split(
         if fate.slots and row.key in groups:
             row = replace(row, notes=(*row.notes, _same_note(row.key, groups[row.key])))
         rows.append(row)
-    return Plan(tuple(slots), tuple(held_out), tuple(rows), problems, tuple(_warnings(rows, geometry)))
+    return Plan(
+        tuple(slots), tuple(held_out), tuple(rows), problems, tuple(_warnings(rows, rules_by_source(options), geometry))
+    )
 
 
-def _same_files(records: Sequence[Record], options: DataOptions) -> dict[str, tuple[str, ...]]:
-    """The keys of all records whose media are the same bytes, by each of these keys."""
+def _same_files(records: Sequence[Record], options: DataOptions) -> list[list[str]]:
+    """Groups of keys of records whose media are the same bytes."""
     groups: dict[int, list[str]] = {}
     repeated = equal_files([record.media for record in records], seconds=options.seconds_per_file)
     for number, first in enumerate(repeated):
         if first is not None:
             groups.setdefault(first, [records[first].key]).append(records[number].key)
-    return {key: tuple(keys) for keys in groups.values() for key in keys}
+    return list(groups.values())
 
 
 def _same_note(key: str, keys: Sequence[str]) -> str:
-    first, *more = [other for other in keys if other != key]
-    return f"the same file as {first}" + (f" and {len(more)} more" if more else "")
+    other, more = keys[1] if keys[0] == key else keys[0], len(keys) - 2
+    return f"the same file as {other}" + (f" and {more} more" if more else "")
 
 
 def _apart(
-    records: Sequence[Record], groups: Mapping[str, Sequence[str]], options: DataOptions, seed: int
+    records: Sequence[Record], groups: Sequence[Sequence[str]], options: DataOptions, seed: int
 ) -> frozenset[str]:
     """The keys to hold out: of sources that give any, and none whose file is trained on under another name."""
     gives = {n for n, source in zip(source_names(options), options.source, strict=True) if source.held_out}
     kept = {record.key for record in records if record.source not in gives}
-    kept |= {key for keys in groups.values() if not kept.isdisjoint(keys) for key in keys}
+    kept |= {key for keys in groups if not kept.isdisjoint(keys) for key in keys}
     keys = [record.key for record in records if record.key not in kept]
-    same = {key: min(keys) for key, keys in groups.items()}
+    same = {key: name for keys in groups for name in [min(keys)] for key in keys}
     return held_out_keys(keys, options.held_out, seed=seed, same=same)
 
 
-def _warnings(rows: Sequence[Row], geometry: Geometry) -> Iterator[str]:
+def _warnings(rows: Sequence[Row], rules: Mapping[str, ClipRules], geometry: Geometry) -> Iterator[str]:
     """What is odd about the whole dataset, for this model."""
     used = [row for row in rows if row.status != "left out"]
     videos = [row for row in used if row.kind == "video"]
     if geometry.frames > 1 and used and all(row.kind == "image" for row in used):
         yield "only pictures: the model will not learn motion"
+    elif geometry.frames > 1 and used and all(bucket.startswith("1x") for row in used for bucket in row.buckets):
+        yield "only clips of one frame: the model will not learn motion"
     short = [row for row in videos if any(note.startswith(TOO_SHORT) for note in row.notes)]
     if short:
         lengths = sorted({int(row.bucket.partition("x")[0]) for row in short})
         told = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         yield f"{len(short)} of {len(videos)} videos are {TOO_SHORT}: they give {told} frames each"
     total, seen = sum(row.frames for row in videos), sum(row.frames_used for row in videos)
-    if seen < _LITTLE_SEEN * total:
-        yield f"an epoch shows {seen / total:.0%} of the videos' frames; data.clip = 'chunks' would show the rest"
+    reach = sum(_in_chunks(row, rules[row.source]) for row in videos)
+    if seen < _LITTLE_SEEN * reach:
+        told = f"data.clip = 'chunks' would show up to {reach / total:.0%}"
+        yield f"an epoch shows {seen / total:.0%} of the videos' frames; {told}"
     twice = sum(1 for row in used if any(note.startswith("the same file as") for note in row.notes))
     if twice:
         yield f"{twice} clips are the same file as another one: each counts for itself"
+
+
+def _in_chunks(row: Row, rules: ClipRules) -> float:
+    """How many frames of a video chunks would show at most: none that its rate passes over, none that is left out.
+
+    No more than are shown already where another policy would not change it, or not to the good.
+    """
+    if rules.compat != "none" or rules.clip in ("chunks", "uniform") or not row.fps:
+        return row.frames_used
+    usable = max(0, row.frames - rules.skip_frames_start - rules.skip_frames_end)
+    return usable * (1 - rules.drop_start - rules.drop_end) * min(1.0, row.clip_fps / row.fps)
 
 
 def nothing_left(rows: Sequence[Row]) -> DataError:
     """The error of a dataset without a single clip to train on, with the most frequent reasons."""
     reasons = Counter(row.reason.partition(":")[0] for row in rows if row.reason)
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5)) or "no entries"
-    return DataError(Problem("no clip is left to train on", found=f"{len(rows)} entries: {told}"))
+    short = bool(reasons) and all(reason == TOO_SHORT for reason in reasons)
+    do = "list a smaller number in data.frames, leave out less of each video, or use longer clips" if short else ""
+    return DataError(Problem("no clip is left to train on", found=f"{len(rows)} entries: {told}", do=do))

@@ -17,6 +17,7 @@ from cinelora.base.workers import each
 from cinelora.contracts.flow import Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.alike import Print, look_alikes, print_of
+from cinelora.data.clips import mask_problems
 from cinelora.data.facts import disagreements, is_stated, measured, place_of
 from cinelora.data.looks import cuts, is_black, is_frozen
 from cinelora.data.options import ClipRules, DataOptions
@@ -79,16 +80,32 @@ class _Seen:
 
 
 def scan_clips(
-    records: Sequence[Record], slots: Sequence[Slot], options: DataOptions, geometry: Geometry, *, keep: Keep
+    records: Sequence[Record],
+    slots: Sequence[Slot],
+    options: DataOptions,
+    geometry: Geometry,
+    *,
+    keep: Keep,
+    seed: int = 0,
 ) -> list[ClipScan]:
-    """Look into every record, in order; `slots` say which stretch of it is used (none: all of it counts)."""
+    """Look into every record, in order; `slots` say which stretch of it is used (none: all of it counts).
+
+    `seed` is the run's, by which clips are drawn whose masks are looked at.
+    """
     rules = rules_by_source(options)
-    frames: dict[str, int] = {}
+    by_record: dict[str, list[Slot]] = {}
     for slot in slots:
-        frames[slot.record.key] = max(slot.bucket.frames, frames.get(slot.record.key, 0))
+        by_record.setdefault(slot.record.key, []).append(slot)
 
     def seen(record: Record) -> _Seen:
-        return _look_into(record, frames.get(record.key, 0), rules[record.source], geometry)
+        own = by_record.get(record.key, [])
+        look = _look_into(record, max((s.bucket.frames for s in own), default=0), rules[record.source], geometry)
+        wrong = (
+            mask_problems(own, rules[record.source], geometry, seed=seed)
+            if record.mask and not look.scan.problems
+            else ()
+        )
+        return replace(look, scan=replace(look.scan, problems=(*look.scan.problems, *wrong)))
 
     scans: list[ClipScan] = []
     prints: list[Print | None] = []

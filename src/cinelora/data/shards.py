@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from cinelora.base.errors import DataError, Problem, Problems, RecipeError
+from cinelora.base.errors import DataError, Problems, RecipeError
 from cinelora.base.files import sha256_text
 from cinelora.base.seeds import seed_of
 from cinelora.contracts.flow import LeftOut, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.buckets import check_options
+from cinelora.data.clips import mask_problems
 from cinelora.data.facts import measure_all
-from cinelora.data.fate import Fate, fate_of
+from cinelora.data.fate import Fate, fate_of, told
 from cinelora.data.options import ClipRules, DataOptions, SourceOptions
-from cinelora.data.readers.registry import open_reader
+from cinelora.data.readers.registry import check_source, open_reader
 from cinelora.data.readers.webdataset import Sample, ShardReader, Shelter, Wanted, recognises, shards_of
 from cinelora.data.rules import rules_by_source, source_names
 
@@ -155,15 +156,23 @@ class Shards:
             return Looked(fate, (), fatal=self.options.on_bad == "stop")
         facts = next(measure_all([entry], seconds=self.options.seconds_per_file, num_threads=1))
         fate = fate_of(entry, facts, rules, self.geometry, seed=self.seed)
+        if entry.mask is not None and fate.slots:
+            fate = self._seen_with_mask(fate, rules)
         # The temporary file is of no use to anyone.
         fate = replace(fate, problems=tuple(replace(problem, where=entry.where) for problem in fate.problems))
         stops = rules.short == "stop" if fate.is_short else self.options.on_bad == "stop"
         shown = tuple(slot for slot in fate.slots for _ in range(entry.repeats))
         return Looked(fate, shown, fatal=bool(fate.problems) and stops)
 
+    def _seen_with_mask(self, fate: Fate, rules: ClipRules) -> Fate:
+        """The fate of a sample once its mask is decoded: in the loop it would be too late to leave the clip out."""
+        wrong = mask_problems(fate.slots, rules, self.geometry, seed=self.seed)
+        if not wrong:
+            return fate
+        row = replace(fate.row, status="left out", reason="; ".join(map(told, wrong)), bucket="", buckets=(), notes=())
+        return Fate(replace(row, num_slots=0, frames_used=0, frames_lost=row.frames), problems=wrong)
+
 
 def _listed(path: Path, name: str) -> Sequence[Path]:
-    if not path.exists():
-        do = "correct the path, which starts from the recipe's folder, or put the shards there"
-        raise DataError(Problem("the source is missing", found=str(path), where=f"data.source '{name}'", do=do))
+    check_source(path, name)
     return shards_of(path)

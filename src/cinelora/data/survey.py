@@ -63,10 +63,11 @@ def _held_out(shards: Shards, source: str, most: int) -> Iterator[Looked]:
                 return
 
 
-def survey(shards: Shards) -> Plan:
+def survey(shards: Shards, *, lenient: bool = False) -> Plan:
     """Look at every sample of every shard, one clip on the disk at a time; nothing of them is kept but their rows.
 
-    Raises DataError with all that the options want a run to stop for, and where nothing is left to train on.
+    Raises DataError with all that the options want a run to stop for, and where nothing is left to train on, unless it
+    is `lenient`, as `make_plan` can be.
     """
     shards.check_sources()
     found = _Survey()
@@ -82,7 +83,7 @@ def survey(shards: Shards) -> Plan:
                 told = (read + sample.end) // _MEGABYTE
             read += size
         advance(total - told)
-    return found.plan()
+    return found.plan(lenient=lenient)
 
 
 @dataclass
@@ -103,12 +104,16 @@ class _Survey:
         else:
             self.slots += bare
         self.rows.append(looked.fate.held_out if apart and bare else looked.fate.row)
-        (self.fatal if looked.fatal else self.problems).extend(looked.fate.problems)
+        if looked.fatal:
+            self.fatal += looked.fate.problems
+        elif not looked.fate.is_short:  # which the recipe asks to leave out
+            self.problems += looked.fate.problems
 
-    def plan(self) -> Plan:
+    def plan(self, *, lenient: bool) -> Plan:
         """All of it. Raises as `survey` says."""
-        if self.fatal:
+        if self.fatal and not lenient:
             raise DataError(*self.fatal)
-        if not self.slots:
+        if not self.slots and not lenient:
             raise DataError(Problem("no clip is left to train on", found=f"{len(self.rows)} samples"), *self.problems)
-        return Plan(tuple(self.slots), tuple(self.held_out), tuple(self.rows), tuple(self.problems))
+        problems = (*self.fatal, *self.problems)
+        return Plan(tuple(self.slots), tuple(self.held_out), tuple(self.rows), problems)

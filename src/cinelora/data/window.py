@@ -131,7 +131,7 @@ def window_of(
     first, last = stretch(facts, rules)
     if rules.clip == "uniform":
         return _by_frames(facts, first + _spread(last - first, frames), geometry)
-    before = window * (rules.slide_frames if rules.clip == "sliding" else frames)
+    before = window * (rules.slide_frames if rules.clip == "sliding" else frames)  # 0 where none are counted
     if rules.fps != "source":
         fps = clip_fps(facts, rules, geometry)
         times = (
@@ -139,9 +139,11 @@ def window_of(
         )
         # What follows a dropped end must not show, however timestamps are rounded.
         return Window(np.minimum(times, facts.times[last - 1]) if last < facts.frames else times, fps)
-    stride = _stride(last - first, frames, rules, rng)
-    slack = last - first - 1 - stride * (frames - 1)
-    start = first + _start(slack + 1, rules, rng, stride * before)
+    # Counted stretches follow the grid of the smallest stride, by which `num_windows` counts them.
+    begin = first + before * (rules.stride_min or rules.stride)
+    stride = _stride(last - begin, frames, rules, rng)
+    slack = last - begin - 1 - stride * (frames - 1)
+    start = begin + _start(slack + 1, rules, rng)
     times = facts.times[start : start + stride * (frames - 1) + 1 : stride]
     return Window(times, facts.fps / stride if facts.fps else geometry.fps)
 
@@ -159,7 +161,7 @@ def _start_time(
     if rules.clip == "middle":
         # The source frame that starts nearest to the middle; the earlier of two.
         return float(starts[np.argmin(np.abs(starts - (starts[0] + latest) / 2))])
-    return float(starts[_start(len(starts), rules, rng, 0)])
+    return float(starts[_start(len(starts), rules, rng)])
 
 
 def _as_reference(facts: MediaFacts, frames: int, rules: ClipRules, geometry: Geometry, draw: Draw) -> Window:
@@ -196,11 +198,11 @@ def _stride(count: int, frames: int, rules: ClipRules, rng: Generator) -> int:
     return int(rng.integers(low, high + 1)) if rng is not None and low < high else high
 
 
-def _start(num_starts: int, rules: ClipRules, rng: Generator, before: int) -> int:
-    """Which of the possible starts; `before` for the policies that count from the beginning."""
+def _start(num_starts: int, rules: ClipRules, rng: Generator) -> int:
+    """Which of the possible starts; the first for the policies that draw none."""
     if rules.clip == "middle":
         return (num_starts - 1) // 2
-    return int(rng.integers(num_starts)) if rules.clip == "random" and rng is not None else before
+    return int(rng.integers(num_starts)) if rules.clip == "random" and rng is not None else 0
 
 
 def _end(facts: MediaFacts, last: int) -> float:

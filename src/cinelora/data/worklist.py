@@ -22,6 +22,7 @@ _NOTES = (
     ("things move", "set data.fps = 'family', or name the rate that suits the source"),
     ("the two pictures differ in size", "make both of one size"),
     ("stands in", "nothing, if these sizes are meant"),
+    ("only", "set data.fps to the source's rate or less, or use a source of more frames per second"),
     ("variable frame rate", "nothing, if the clip looks right: frames are taken by their timestamps"),
     ("the table is wrong", "correct the table"),
     (_SAME, _DUPLICATE),

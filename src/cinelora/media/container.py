@@ -3,9 +3,11 @@
 In: a path. Out: an open container with its one picture stream. Raises DataError whose problem names the file.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.container import InputContainer
@@ -16,6 +18,7 @@ from cinelora.base.errors import DataError, Problem
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """What is told by its name; whether a .gif or .webp moves, its content says (`media/probe.is_image`)."""
+_HEAD, _BOX = 64, 8
 _REPAIR = "encode it again (ffmpeg -i IN -c:v libx264 OUT.mp4), get it again, or remove it"
 
 
@@ -26,9 +29,9 @@ def unusable(path: Path, what: str, *, found: str = "", do: str = _REPAIR) -> Da
 
 def check_file(path: Path) -> None:
     """Raise DataError where `path` is missing, not a file, unreadable or empty."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise unusable(path, "media file is missing", do="put it there, or remove it from the dataset")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise unusable(path, "media path is not a file", do="name a video or an image file")
     try:
         with path.open("rb") as file:
@@ -52,7 +55,33 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) as container:
             yield container, _picture_stream(container, path)
     except av.FFmpegError as error:
-        raise unusable(path, "cannot be decoded as a video", found=_said(error)) from error
+        found = "; ".join(filter(None, (_said(error), _looks_like(path))))
+        raise unusable(path, "cannot be decoded as a video", found=found) from error
+
+
+def _looks_like(path: Path) -> str:
+    """What a file that FFmpeg refuses seems to be, where its first bytes tell; else nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            if head[4:8] == b"ftyp":
+                return "" if "moov" in _boxes(file) else "its index (moov) is missing: the file is cut off"
+    except OSError:
+        return ""
+    is_text = bool(head) and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    return f"it begins with the text {head[:20].decode('ascii')!r}" if is_text else ""
+
+
+def _boxes(file: BinaryIO) -> Iterator[str]:
+    """The kinds of the boxes at the top of an mp4 (ISO/IEC 14496-12, 4.2), as far as they lie in the file."""
+    file.seek(0)
+    while len(head := file.read(16)) >= _BOX:
+        size = int.from_bytes(head[:4], "big")
+        size = int.from_bytes(head[8:], "big") if size == 1 else size
+        yield head[4:8].decode("latin-1")
+        if size < _BOX:  # 0: up to the end of the file
+            return
+        file.seek(size - len(head), 1)
 
 
 def _picture_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from cinelora.media.container import opened
 from cinelora.media.image import flat, read_image
-from cinelora.media.probe import MediaFacts
+from cinelora.media.moving import webp_pictures
+from cinelora.media.probe import MediaFacts, is_webp
 
 Pixels = NDArray[np.uint8]
 
@@ -64,12 +65,29 @@ def glance(
         small = _shrunk(read_image(path), facts, height)
         return Glance(np.zeros(1), _grey(small)[None], (0.0,), (small,))
     seconds = (np.arange(num_pictures) + 0.5) / num_pictures * facts.seconds
-    ticks = facts.ticks[np.unique(facts.shown_at(seconds))]
+    wanted = np.unique(facts.shown_at(seconds))
+    if is_webp(path):
+        return _glance_webp(path, facts, wanted.tolist(), height)
+    ticks = facts.ticks[wanted]
     look = _Look(facts, height)
     with opened(path) as (container, stream):
         stream.thread_type = "NONE"  # files are looked into side by side
         _look(container, stream, look, ticks=ticks.tolist(), stretch=stretch)
     return look.result()
+
+
+def _glance_webp(path: Path, facts: MediaFacts, wanted: list[int], height: int) -> Glance:
+    """The look into an animated WebP, which FFmpeg does not read: frame by frame, as far as MOST_PIXELS reach."""
+    most = min(facts.frames, 1 + int(MOST_PIXELS // (facts.width * facts.height)))
+    grey, pictures, picture_times = [], [], []
+    for index, pixels in webp_pictures(path, np.arange(most)):
+        small = _shrunk(pixels, facts, height)
+        grey.append(_grey(small))
+        if index in wanted:
+            pictures.append(small)
+            picture_times.append(float(facts.times[index]))
+    in_turn = most == facts.frames
+    return Glance(facts.times[:most], np.stack(grey), tuple(picture_times), tuple(pictures), in_turn)
 
 
 def _look(

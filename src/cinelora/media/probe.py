@@ -4,6 +4,7 @@ In: a path. Out: `MediaFacts`. Counts come from the packets, never from the head
 timestamps, so a variable frame rate is what it is. Raises DataError for whatever cannot be used.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class MediaFacts:
 def is_image(path: Path) -> bool:
     """True for a still picture, by its suffix; .gif and .webp files are looked into, as they may move."""
     suffix = path.suffix.lower()
-    if suffix in MOVING_SUFFIXES and path.is_file():
+    if suffix in MOVING_SUFFIXES and os.path.isfile(path):
         return not is_moving(path)
     return suffix in IMAGE_SUFFIXES
 
@@ -201,7 +202,8 @@ class _Scan:
 def _check_whole(container: InputContainer, stream: VideoStream, path: Path, num_packets: int, ends: float) -> None:
     """Compare with what the header promises, where headers are written once all frames are known."""
     if container.format.name == "avi":
-        head, size = path.open("rb").read(8), path.stat().st_size
+        with path.open("rb") as file:
+            head, size = file.read(8), path.stat().st_size
         told = 8 + int.from_bytes(head[4:8], "little")  # the first chunk of a RIFF file, all of it below 1 GB
         if told > size:
             raise unusable(path, "is truncated", found=f"{size} of {told} bytes")

@@ -80,14 +80,17 @@ def read_rows(raw: Iterable[Any]) -> tuple[list[ClipRow], list[str]]:
 
 
 def totals(rows: Iterable[ClipRow]) -> dict[str, Total]:
-    """What each bucket holds, the fullest first."""
+    """What each bucket holds, the fullest first; a clip with several counts in each, its frames in the first alone."""
     found: dict[str, Total] = {}
     for row in rows:
         if row.status == LEFT_OUT:
             continue
-        total = found.setdefault(row.bucket or "?", Total())
-        total.used += row.status == USED
-        total.held_out += row.status == HELD_OUT
+        first = row.bucket or "?"
+        for bucket in dict.fromkeys((first, *row.buckets)):
+            total = found.setdefault(bucket, Total())
+            total.used += row.status == USED
+            total.held_out += row.status == HELD_OUT
+        total = found[first]
         total.frames_seen += int(row.frames_used or 0)
         total.frames_lost += int(row.frames_lost or 0)
     return dict(sorted(found.items(), key=lambda item: (-item[1].used - item[1].held_out, item[0])))

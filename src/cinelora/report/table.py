@@ -10,34 +10,37 @@ from rich.text import Text
 from cinelora.contracts.card import Family
 from cinelora.report.rows import HELD_OUT, LEFT_OUT, ClipRow, deserves_look, read_rows, source_text, totals
 
+MOST_TOLD = 500
+"""Clips that deserve a look and stand in the terminal; more of them are no help there."""
 TONES = {LEFT_OUT: "red", HELD_OUT: "blue"}
 
 
 def buckets_table(raw: Iterable[Any]) -> Table:
     """What each bucket holds, the fullest first; rows as in `data.json` or as the plan has them."""
     rows, _ = read_rows(raw)
-    table = _table("buckets", left=("bucket",), right=("clips", "held out", "frames seen", "frames lost"))
+    table = _table("buckets", left=("bucket",), right=("clips", "held out", "frames seen", "frames lost", "seen"))
     for name, total in totals(rows).items():
-        table.add_row(
-            Text(name), *(f"{n:,}" for n in (total.used, total.held_out, total.frames_seen, total.frames_lost))
-        )
+        counts = (total.used, total.held_out, total.frames_seen, total.frames_lost)
+        table.add_row(Text(name), *(f"{n:,}" for n in counts), total.share_seen)
     return table
 
 
 def clips_table(raw: Iterable[Any], *, most: int = 20) -> Table:
-    """What became of each clip; those left out or losing frames first, all of them; others fold beyond `most` rows.
+    """What became of each clip; those left out or losing frames first, up to MOST_TOLD; others fold beyond `most` rows.
 
     The caption counts what is folded, and what the rows do not state.
     """
     rows, notes = read_rows(raw)
     looks = [row for row in rows if deserves_look(row)]
-    shown = [*looks, *[row for row in rows if not deserves_look(row)][: max(0, most - len(looks))]]
+    shown = [*looks[:MOST_TOLD], *[row for row in rows if not deserves_look(row)][: max(0, most - len(looks))]]
     table = _table("clips", left=("clip", "status", "on disk", "bucket"), right=("seen", "lost", "scale"))
     table.add_column("told", overflow="fold", ratio=1)
     for row in shown:
         table.add_row(*_cells(row))
-    folded = len(rows) - len(shown)
-    said = [f"and {folded:,} more, used as they are"] if folded else []
+    beyond = max(0, len(looks) - MOST_TOLD)
+    folded = len(rows) - len(shown) - beyond
+    said = [f"and {beyond:,} more that are left out, lose frames or have something to tell"] if beyond else []
+    said += [f"and {folded:,} more, used as they are"] if folded else []
     table.caption = "\n".join(said + notes) or None
     return table
 

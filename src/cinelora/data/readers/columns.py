@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cinelora.base.errors import Problem, nearest
+from cinelora.base.log import logger
 from cinelora.data.captions import is_text
 
 PATH_COLUMNS = (
@@ -25,7 +26,10 @@ FACT_COLUMNS = {
     "frames": ("frames", "num_frames", "frame_count"),
     "fps": ("fps", "frame_rate"),
 }
+_MOST = {"width": 65_536, "height": 65_536, "frames": 10_000_000, "fps": 10_000}
+"""Larger numbers are slips of the table; believed, they would take the memory of a plan."""
 _OTHER_MARKS = re.compile(r"[|:^~]")
+_STATE = "correct it, or leave it empty so that the file is measured"
 _SAVE = "save each to a file, and let the table name the files"
 
 
@@ -38,6 +42,10 @@ def column_of(
     """
     column = (asked if asked in columns else "") if asked else first_known(known, columns)
     if column:
+        others = [other for other in columns if other != column and other.lower() in known]
+        if others and not asked:
+            named = " and ".join(map(repr, others))
+            logger.warning("%s: %s taken from column %r, not from %s (%s_column)", path, what, column, named, what)
         return column, []
     near = nearest(asked, columns) if asked else ", ".join(dict.fromkeys(filter(None, _near(known, columns))))
     do = f"name it with {what}_column of this source"
@@ -95,7 +103,7 @@ def _embedded(root: Path, value: Mapping[str, Any], problems: list[Problem]) -> 
     if value.get("bytes"):
         noted: list[Problem] = []
         media = media_inside(root, path, noted) if isinstance(path, str) else None
-        if media is None or not media.is_file():
+        if media is None or not os.path.isfile(media):
             found = f"the bytes of {path!r}" if path else "bytes without a path"
             problems.append(Problem("the table holds the media file itself", found=found, allowed="a path", do=_SAVE))
             return None
@@ -132,7 +140,11 @@ def facts_in(values: Mapping[str, Any], columns: Mapping[str, str], problems: li
         number = _number(value)
         if number is None or (fact != "fps" and number != int(number)):
             kind = "a positive number" if fact == "fps" else "a positive whole number"
-            problems.append(Problem(f"{column} is not {kind}", found=f"{value!r:.60}"))
+            problems.append(Problem(f"{column} is not {kind}", found=f"{value!r:.60}", do=_STATE))
+            continue
+        if number > _MOST[fact]:
+            what, most = f"{column} is larger than any clip's", f"at most {_MOST[fact]:,}"
+            problems.append(Problem(what, found=f"{value!r:.60}", allowed=most, do=_STATE))
             continue
         facts[fact] = number if fact == "fps" else int(number)
     return facts

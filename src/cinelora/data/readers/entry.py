@@ -3,6 +3,7 @@
 In: strings as they stand in the dataset. Out: a Record, or a LeftOut with all that is wrong with the entry.
 """
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -100,7 +101,7 @@ class Entries:
         """Media files of a folder by their stems; each folder is listed once."""
         if folder not in self._beside:
             found: dict[str, list[Path]] = {}
-            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            for file in sorted(folder.iterdir()) if os.path.isdir(folder) else ():
                 if file.suffix.lower() in SUFFIXES:
                     found.setdefault(file.stem, []).append(file)
             self._beside[folder] = found
@@ -119,12 +120,16 @@ def text_of(path: Path) -> tuple[str, Problem | None]:
     except OSError as error:
         return "", Problem("cannot be read", found=str(error.strerror), where=str(path), do="mend its permissions")
     try:
-        return data.decode("utf-8-sig"), None
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
         looks = " (looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         found = f"byte 0x{data[start]:02x} at offset {start}{looks}"
         return "", Problem("is not UTF-8 text", found=found, where=str(path), do="save it as UTF-8")
+    if text.count("\0") > len(text) / 4:  # letters of UTF-16 without a byte order mark are UTF-8 with zeros between
+        found = f"byte 0x00 at offset {data.index(0)} (looks like UTF-16)"
+        return "", Problem("is not UTF-8 text", found=found, where=str(path), do="save it as UTF-8")
+    return text, None
 
 
 def _file_problems(media: Path, where: str) -> list[Problem]:
@@ -138,5 +143,9 @@ def _file_problems(media: Path, where: str) -> list[Problem]:
     except FileNotFoundError:
         return [Problem("media file is missing", found=str(media), where=where, do="put it there or remove the entry")]
     except OSError as error:
-        return [Problem("media file cannot be reached", found=f"{error.strerror}: {str(media)[:200]}", where=where)]
-    return [] if stat.S_ISREG(mode) else [Problem("media path is not a file", found=str(media), where=where)]
+        found, do = f"{error.strerror}: {str(media)[:200]}", "mend it, or remove the entry"
+        return [Problem("media file cannot be reached", found=found, where=where, do=do)]
+    if not stat.S_ISREG(mode):
+        do = "name a video or an image file"
+        return [Problem("media path is not a file", found=str(media), where=where, do=do)]
+    return []

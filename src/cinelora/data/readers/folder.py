@@ -19,6 +19,8 @@ from cinelora.data.options import SourceOptions
 from cinelora.data.readers.entry import SUFFIXES, Entries, text_of
 
 CAPTION_SUFFIXES = (".txt", ".caption")
+_OURS = ({"events.jsonl", "recipe.toml"}, {"report.html", "problems.csv", "clips.json"})
+"""Files by which folders are told that runs and reports wrote: their samples and strips are no clips."""
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -36,7 +38,9 @@ class FolderReader:
 
     def read(self) -> Iterator[Record | LeftOut]:
         """Records by sorted path. Raises DataError for a folder without media."""
-        files = sorted(files_below(self.path), key=lambda file: file.relative_to(self.path).as_posix())
+        passed: list[Path] = []
+        files = sorted(files_below(self.path, passed), key=lambda file: file.relative_to(self.path).as_posix())
+        self._tell("what runs and reports wrote, passed over", passed)
         masks = {file for file in files if _is_media(file) and self._is_mask(file)}
         media = [file for file in files if _is_media(file) and file not in masks]
         if not media:
@@ -92,10 +96,10 @@ class FolderReader:
             logger.warning("%s: %s: %s%s", self.path, what, ", ".join(names[:5]), more)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, links followed, each folder once.
+def files_below(folder: Path, passed: list[Path] | None = None) -> Iterator[Path]:
+    """All files below a folder but hidden ones and those of runs and reports, links followed, each folder once.
 
-    Raises DataError for a folder that cannot be listed.
+    `passed` takes the folders of runs and reports. Raises DataError for a folder that cannot be listed.
     """
     visited: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
@@ -104,6 +108,11 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add(real)
+        if place != str(folder) and any(marks <= set(names) for marks in _OURS):
+            folders.clear()
+            if passed is not None:
+                passed.append(Path(place))
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in names if not name.startswith("."))
 

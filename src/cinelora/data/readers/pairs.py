@@ -21,6 +21,8 @@ from cinelora.media.probe import is_image
 _STEM = re.compile(r"(.+)_(start|end)", re.IGNORECASE | re.DOTALL)
 _HALVES = ("start", "end")
 _SUFFIXES = " ".join(IMAGE_SUFFIXES)
+_MOST_GUESSED = 200
+"""Among so many halves without a partner a misspelt one is looked for; comparing all names of thousands takes hours."""
 
 
 def recognises(path: Path) -> bool:
@@ -66,8 +68,9 @@ class PairsReader:
         if self.source.captions == "files" and not any(_is_caption(file) for file in files):
             logger.warning("%s: no caption file in it, so all pairs go without words", self.path)
             self.entries = Entries(self.entries.name, self.source.model_copy(update={"empty_caption": "allow"}))
+        lonely = {half: _without_other(half, pairs) for half in _HALVES}
         for key in sorted(pairs):
-            yield self._entry(key, pairs)
+            yield self._entry(key, pairs[key], lonely)
 
     def _is_mask(self, file: Path) -> bool:
         return bool(self.source.mask_suffix) and file.stem.endswith(self.source.mask_suffix)
@@ -87,10 +90,9 @@ class PairsReader:
                 pair.captions.append(file)
         return pairs
 
-    def _entry(self, key: str, pairs: Mapping[str, _Pair]) -> Record | LeftOut:
-        pair = pairs[key]
+    def _entry(self, key: str, pair: _Pair, lonely: Mapping[str, Mapping[str, Path]]) -> Record | LeftOut:
         where = str(pair.all_files()[0])
-        problems = [problem for half in _HALVES for problem in _half_problems(key, half, pairs)]
+        problems = [problem for half in _HALVES for problem in _half_problems(key, half, pair, lonely[half])]
         text = self._text(key, pair, problems)
         if problems:
             return self.entries.left_out(
@@ -116,20 +118,29 @@ class PairsReader:
         return ""
 
 
-def _half_problems(key: str, half: str, pairs: Mapping[str, _Pair]) -> list[Problem]:
-    """What keeps one half of a pair from being exactly one picture."""
-    files = pairs[key].halves[half]
+def _other(half: str) -> str:
+    return next(one for one in _HALVES if one != half)
+
+
+def _without_other(half: str, pairs: Mapping[str, _Pair]) -> dict[str, Path]:
+    """The files of one half whose other half is not there, by id."""
+    return {
+        key: pair.halves[half][0] for key, pair in pairs.items() if pair.halves[half] and not pair.halves[_other(half)]
+    }
+
+
+def _half_problems(key: str, half: str, pair: _Pair, lonely: Mapping[str, Path]) -> list[Problem]:
+    """What keeps one half of a pair from being exactly one picture; `lonely` are such halves without a partner."""
+    files = pair.halves[half]
     names = ", ".join(file.name for file in files)
     if not files:
-        (other,) = (one for one in _HALVES if one != half)
-        lonely = [name for name, pair in pairs.items() if pair.halves[half] and not pair.halves[other]]
-        near = nearest(key, lonely, count=1)
+        near = nearest(key, list(lonely), count=1) if len(lonely) <= _MOST_GUESSED else ""
         return [
             Problem(
                 f"the pair has no {half}",
-                found=", ".join(file.name for file in pairs[key].halves[other]),
+                found=", ".join(file.name for file in pair.halves[_other(half)]),
                 allowed=f"{Path(key).name}_{half} with any of {_SUFFIXES}",
-                nearest=str(pairs[near].halves[half][0]) if near else "",
+                nearest=str(lonely[near]) if near else "",
                 do="put it there or correct its name, or remove the other half",
             )
         ]

@@ -45,7 +45,7 @@ class PromptsReader:
             yield self._entry(line, caption, value)
 
     def _lines(self, path: Path, word: str, known: tuple[str, ...]) -> tuple[list[str], list[Problem]]:
-        if not path.is_file():
+        if not os.path.isfile(path):
             names = sorted(file.name for file in self.path.glob("*.txt"))
             near = ", ".join([name for name in known if name in names] or filter(None, [nearest(path.name, names)]))
             do = f"put the file there, or name it with {word} of this source"

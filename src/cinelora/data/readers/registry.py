@@ -1,5 +1,7 @@
 """Owns the list of readers: how each recognises its layout, which options it reads, and how it is opened."""
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from cinelora.contracts.roles import Reader
 from cinelora.data.options import SourceOptions
 from cinelora.data.readers import easyanimate, folder, pairs, prompts, sheet, table, webdataset, webvid
 from cinelora.data.readers.arrow import HUB
+from cinelora.data.readers.entry import SUFFIXES
 
 _OF_TABLES = ("media_root", "path_column", "caption_column")
 _OF_LAYOUTS = (*_OF_TABLES, "captions", "video_repeats")
@@ -92,14 +95,30 @@ def open_reader(path: Path, name: str, source: SourceOptions, *, base: Path) -> 
     """
     if source.path.startswith(HUB):
         path = Path(source.path)
-    elif not path.exists():
-        do = "correct the path, which starts from the recipe's folder, or put the clips there"
-        raise DataError(Problem("the source is missing", found=str(path), where=f"data.source '{name}'", do=do))
+    else:
+        check_source(path, name)
     if source.reader in ("auto", "table", "easyanimate"):
         path = _described(path)
     word = _recognised(path, name) if source.reader == "auto" else _asked(path, name, source)
     _check_options(word, name, source)
     return READERS[word].open(path, name, source, _media_root(path, source, base))
+
+
+def check_source(path: Path, name: str) -> None:
+    """Raise DataError where there is nothing at a source's path, or nothing that can be looked at."""
+    where = f"data.source '{name}'"
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            os.stat(os.path.join(path, "."))
+            with os.scandir(path) as files:
+                next(files, None)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        do = "correct the path, which starts from the recipe's folder, or put the clips there"
+        raise DataError(Problem("the source is missing", found=str(path), where=where, do=do)) from error
+    except (OSError, ValueError) as error:
+        found = f"{getattr(error, 'strerror', error)}: {str(path)[:200]}"
+        do = "mend its permissions, or correct the path"
+        raise DataError(Problem("the source cannot be reached", found=found, where=where, do=do)) from error
 
 
 def _described(path: Path) -> Path:
@@ -117,6 +136,8 @@ def _recognised(path: Path, name: str) -> str:
     if not words:
         allowed = ", ".join(kind.layout for kind in READERS.values())
         do = "convert it, or set reader of this source"
+        if path.suffix.lower() in SUFFIXES:
+            do = "name the folder that it lies in, or a table that names it"
         raise DataError(Problem("no reader knows this layout", found=str(path), allowed=allowed, do=do))
     others = " or ".join(f"'{word}'" for word in words[1:])
     console.print(

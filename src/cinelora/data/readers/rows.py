@@ -55,7 +55,8 @@ def csv_rows(text: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:  # what follows a broken quote cannot be told apart, so the table ends here
-            yield Row(line, problem=Problem("the table is broken from here on", found=str(error), do=_KEEP))
+            said = "a double quote that is never closed" if "unexpected end" in str(error) else str(error)
+            yield Row(line, problem=Problem("the table is broken from here on", found=said, do=_KEEP))
             return
         if not any(value.strip() for value in values):
             continue
@@ -63,12 +64,15 @@ def csv_rows(text: str) -> Iterator[Row]:
             columns = [value.strip() for value in values]
             twice = sorted({column for column in columns if columns.count(column) > 1})
             if twice:
-                yield Row(line, problem=Problem("the header names a column twice", found=", ".join(map(repr, twice))))
+                found, do = ", ".join(map(repr, twice)), "rename one of them"
+                yield Row(line, problem=Problem("the header names a column twice", found=found, do=do))
                 return
         elif len(values) != len(columns):
             found = f"{len(values)} fields"
             allowed = f"{len(columns)}, as in the header"
             do = "put fields that contain the delimiter in double quotes"
+            if len(values) < len(columns):
+                do = "write the fields that are missing; those without a value stay empty between delimiters"
             yield Row(line, problem=Problem("the row does not fit the header", found=found, allowed=allowed, do=do))
         else:
             yield Row(line, dict(zip(columns, values, strict=True)))
@@ -82,7 +86,8 @@ def json_line_rows(text: str) -> Iterator[Row]:
         try:
             value = json.loads(content, object_pairs_hook=_keys_noted)
         except (ValueError, RecursionError) as error:
-            yield Row(line, problem=_not_json(error))
+            said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            yield Row(line, problem=_not_json(said))
             continue
         yield _object(line, value)
 
@@ -102,7 +107,7 @@ def json_list_rows(text: str) -> Iterator[Row]:
         try:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            yield Row(line, problem=_not_json(error))
+            yield Row(line, problem=_not_json(str(error)))
             return
         yield _object(line, value, entry if line == last_line else 0)
         last_line = line
@@ -157,8 +162,8 @@ def _object(line: int, value: Any, entry: int = 0) -> Row:
     return Row(line, problem=problem, entry=entry)
 
 
-def _not_json(error: Exception) -> Problem:
-    return Problem("not valid JSON", found=str(error), do=_KEEP)
+def _not_json(said: str) -> Problem:
+    return Problem("not valid JSON", found=said, do=_KEEP)
 
 
 def _skip(text: str, position: int) -> int:

@@ -6,7 +6,6 @@ opening the media. Values of a CSV in three double quotes lose the quotes that t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from cinelora.data.readers.columns import (
     media_inside,
     text_in,
 )
-from cinelora.data.readers.entry import Entries, at, text_of
-from cinelora.data.readers.rows import Row, csv_rows, json_line_rows, json_list_rows, unwrapped
+from cinelora.data.readers.entry import Entries, at
+from cinelora.data.readers.rows import Row
+from cinelora.data.readers.sheet import SHEET_SUFFIXES, columns_of, sheet_rows
 
-PARSERS = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": json_line_rows, ".json": json_list_rows}
-"""How tables of text are read into rows, by suffix."""
-SUFFIXES = (*PARSERS, arrow.SUFFIX)
+SUFFIXES = (*SHEET_SUFFIXES, arrow.SUFFIX)
 
 Opened = tuple[list[str], Callable[[Sequence[str]], Iterable[Row]]]
 """The columns of a table, and how to get its rows with some of them."""
@@ -78,22 +76,11 @@ class TableReader:
         return list(table.columns), table.rows
 
     def _opened_text(self) -> Opened:
-        suffix = self.path.suffix.lower()
-        if suffix not in PARSERS:
-            found, allowed = suffix or "no suffix", " ".join(SUFFIXES)
+        if self.path.suffix.lower() not in SHEET_SUFFIXES:
+            found, allowed = self.path.suffix or "no suffix", " ".join(SUFFIXES)
             raise DataError(Problem("not a known kind of table", found=found, allowed=allowed, where=self.where))
-        text, problem = text_of(self.path)
-        if problem:
-            raise DataError(problem)
-        rows = list(PARSERS[suffix](text))
-        self._check_rows(rows)
-        if not any(row.values for row in rows):
-            empty = Problem("the entry is empty", do="fill it or remove it")
-            raise DataError(*(at(row.problem or empty, self._where(row)) for row in rows))
-        if PARSERS[suffix] is csv_rows:
-            rows = [replace(row, values={name: unwrapped(v) for name, v in row.values.items()}) for row in rows]
-        columns = list(dict.fromkeys(str(column) for row in rows for column in row.values))
-        return columns, lambda _: rows
+        rows = sheet_rows(self.path, unwrapping=True)
+        return columns_of(rows), lambda _: rows
 
     def _where(self, row: Row) -> str:
         return f"{self.where}:{row.place}"

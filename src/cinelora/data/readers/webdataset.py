@@ -7,6 +7,7 @@ owns its files: they go when it does, so only as much disk is taken as records a
 """
 
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -27,22 +28,33 @@ TEXTS = (".txt", ".caption")
 FIELDS = ("caption", "text", "prompt")
 _LONGEST_TEXT = 1 << 24
 _HIDDEN = "."
+_ADD_CAPTION = "write one, or set empty_caption = 'allow' for this source"
+_PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
+"""Ends of names of shards that would have to be unpacked first."""
 
 Wanted = Callable[[int, str], bool]
 """Whether a sample's media are to be had, by its place in the shard and its key; False saves the writing of them."""
 
 
 def recognises(path: Path) -> bool:
-    """True for a .tar, and for a folder with .tar files and no media."""
-    if path.is_file():
-        return path.suffix.lower() == SUFFIX
-    files = [file.suffix.lower() for file in path.iterdir()] if path.is_dir() else []
-    return SUFFIX in files and not any(suffix in SUFFIXES for suffix in files)
+    """True for a .tar, and for a folder with .tar files and no media; for compressed ones too, which are refused."""
+    ends = (SUFFIX, *_PACKED)
+    if os.path.isfile(path):
+        return path.name.lower().endswith(ends)
+    files = [name.lower() for name in os.listdir(path)] if os.path.isdir(path) and os.access(path, os.R_OK) else []
+    return any(name.endswith(ends) for name in files) and not any(name.endswith(SUFFIXES) for name in files)
 
 
 def shards_of(path: Path) -> tuple[Path, ...]:
     """The shards of a source by name. Raises DataError where there is none."""
     files = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    packed = [file.name for file in files if file.name.lower().endswith(_PACKED)]
+    if packed:
+        some, do = (
+            ", ".join(packed[:5]) + (" ..." if len(packed) > 5 else ""),
+            "unpack them (gunzip), or move them away",
+        )
+        raise DataError(Problem("compressed shards cannot be read", found=some, allowed=SUFFIX, where=str(path), do=do))
     shards = tuple(file for file in files if file.suffix.lower() == SUFFIX and file.is_file())
     if not shards:
         raise DataError(Problem("no shards in it", allowed=f"files with the suffix {SUFFIX}", where=str(path)))
@@ -246,7 +258,9 @@ class ShardReader:
             return _field(group.texts[".json"], (named,) if named else FIELDS, problems, self.source)
         elif self.source.empty_caption == "stop":
             allowed = f"KEY.json with a field {named!r}" if named else "KEY.txt, KEY.caption or KEY.json"
-            problems.append(Problem("no caption in the sample", found=", ".join(group.names[:5]), allowed=allowed))
+            found = ", ".join(group.names[:5])
+            do = f"{_ADD_CAPTION}; names count up to their first dot"
+            problems.append(Problem("no caption in the sample", found=found, allowed=allowed, do=do))
         return [""]
 
     def _refused(self, member: str, problem: Problem, end: int) -> Sample:
@@ -259,6 +273,8 @@ class ShardReader:
     def _torn(self, error: "TornError", end: int) -> Sample:
         """Told in place of whatever the break cut in two."""
         do = "get the shard again; what stands before the break is used"
+        if not end and _is_packed(self.shard):
+            do = "unpack it: it is compressed (gunzip, unxz, bunzip2, unzstd)"
         return self._refused("", Problem("the shard is torn", found=f"{error}, after {end} bytes", do=do), end)
 
     def _drop(self) -> None:
@@ -269,6 +285,16 @@ class ShardReader:
 
     def _key(self, key: str) -> str:
         return f"{self.name}/{self.shard.name}/{key}"
+
+
+def _is_packed(path: Path) -> bool:
+    """True for what begins as gzip, xz, bzip2 or Zstandard files do."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+    except OSError:
+        return False
+    return head.startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd"))
 
 
 def _placed(problem: Problem, where: str) -> Problem:
@@ -292,7 +318,7 @@ def _field(data: bytes, names: Sequence[str], problems: list[Problem], source: S
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            problem = Problem("not valid JSON", found=str(error))
+            problem = Problem("not valid JSON", found=str(error), do="write it anew")
     if problem is None and not isinstance(found, dict):
         problem = Problem("the JSON is no object", found=type(found).__name__, allowed="{...}")
     if problem is not None:
@@ -307,5 +333,7 @@ def _field(data: bytes, names: Sequence[str], problems: list[Problem], source: S
     if value is not None or source.empty_caption == "stop":
         has = ", ".join(map(str, list(found)[:10])) if value is None else f"{type(value).__name__} {value!r:.40}"
         what = "the JSON has no caption" if value is None else "the caption is not text"
-        problems.append(Problem(what, found=has, allowed=f"text in one of the fields {', '.join(names)}"))
+        allowed = f"text in one of the fields {', '.join(names)}"
+        do = f"{_ADD_CAPTION}; or name the field with caption_column of this source"
+        problems.append(Problem(what, found=has, allowed=allowed, do=do))
     return [""]
