@@ -15,6 +15,7 @@ from cinelora.base.files import whole_folder
 from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
 from cinelora.contracts.flow import Record
+from cinelora.contracts.roles import CountsTokens
 from cinelora.data.facts import place_of
 from cinelora.data.plan import Plan, stopping
 from cinelora.data.scan import ClipScan, Keep, scan_clips
@@ -78,7 +79,7 @@ def count_tokens(loaded: Loaded, records: Sequence[Record]) -> Tokens:
     """Ask the family's text encoder; its tokenizer is read, its weights are not."""
     captions = {record.key: (record.caption, *record.more_captions) for record in records}
     every = sorted({text for texts in captions.values() for text in texts})
-    tower = next((one for one in encoder_of(loaded).towers() if hasattr(one, "tokens")), None)
+    tower = next((one for one in encoder_of(loaded).towers() if isinstance(one, CountsTokens)), None)
     if tower is None:
         return Tokens(reason=f"the text encoder of {loaded.family.name} has no tokens to count")
     try:

@@ -117,18 +117,17 @@ class Shelf:
 
     def __init__(self, cache: Cache, keys: Keys):
         self._cache, self._keys = cache, keys
-        self._paths: dict[tuple[str, int], list[Path]] = {}
+        self._kept: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def read(self, slot: Slot) -> Encoded:
         """The slot's Encoded, its checksums verified. Raises RunError where an entry is missing or damaged."""
         place = (slot.name, slot.caption_number)
-        if place not in self._paths:
+        if place not in self._kept:
             towers = [tower for tower in self._keys.towers if tower.concerns(slot)]
-            keys = [self._keys.of(slot, tower, self._cache.media.of) for tower in towers]
-            self._paths[place] = [self._cache.path(key) for key in keys]
+            self._kept[place] = tuple(self._keys.of(slot, tower, self._cache.media.of) for tower in towers)
         tensors: dict[str, Tensor] = {}
-        for path in self._paths[place]:
-            tensors |= self._read(path, slot)
+        for key in self._kept[place]:
+            tensors |= self._read(self._cache.path(key), slot)
         return encoded(tensors)
 
     def _read(self, path: Path, slot: Slot) -> dict[str, Tensor]:
