@@ -44,6 +44,7 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python benchmarks/run.py
+	$(TEST_ENV) $(BIN)/python benchmarks/cogvideox.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -c "from cinelora.config.write import reference; open('docs/reference.md', 'w').write(reference())"

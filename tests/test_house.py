@@ -15,7 +15,7 @@ SRC = ROOT / "src" / "cinelora"
 FLOORS = [
     {"base"},
     {"contracts"},
-    {"lora", "noise", "media", "toy"},
+    {"lora", "noise", "nets", "media", "toy"},
     {"families", "data", "methods", "train", "preview", "report"},
     {"config"},
     {"commands"},

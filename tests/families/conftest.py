@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import cogvideox_bases
 import pytest
 from wan_bases import SMALL_NETWORK, write_base
 
+from cinelora.families.cogvideox.card import TINY as COGVIDEOX_TINY
 from cinelora.families.wan.card import TINY
 
 
@@ -18,3 +20,9 @@ def small_base(tmp_path_factory) -> Path:
 def tiny_base(tmp_path_factory) -> Path:
     """A base of the card's variant "tiny", with random weights."""
     return write_base(tmp_path_factory.mktemp("wan-tiny"), dict(TINY.network))
+
+
+@pytest.fixture(scope="session")
+def cogvideox_base(tmp_path_factory) -> Path:
+    """A base of CogVideoX's variant "tiny", with random weights."""
+    return cogvideox_bases.write_base(tmp_path_factory.mktemp("cogvideox-tiny"), dict(COGVIDEOX_TINY.network))

@@ -18,11 +18,12 @@ from cinelora.contracts.flow import Batch, Clip
 from cinelora.families.wan.card import TINY
 from cinelora.families.wan.denoise import WanDenoiser, open_denoiser
 from cinelora.families.wan.encode import open_encoder
-from cinelora.families.wan.layouts import LORA_LAYOUTS, TEXT_LAYOUTS, TRANSFORMER, VAE_LAYOUTS, WEIGHT_LAYOUTS, Names
+from cinelora.families.wan.layouts import LORA_LAYOUTS, TEXT_LAYOUTS, TRANSFORMER, VAE_LAYOUTS, WEIGHT_LAYOUTS
 from cinelora.lora.files import AdapterFile, read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import LoraOptions
 from cinelora.lora.targets import linears
+from cinelora.nets.layouts import Names
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.timesteps import shifted, unshifted

@@ -19,7 +19,7 @@ from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder, Layout, Tower
 from cinelora.families import registry
-from cinelora.families.wan.weights import EMBEDDED
+from cinelora.families.wan.places import EMBEDDED
 from cinelora.lora.files import read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import LoraOptions
@@ -28,7 +28,7 @@ from cinelora.lora.targets import linears, sizes
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 
-BASES = {"fake": None, "wan": "tiny_base"}
+BASES = {"fake": None, "wan": "tiny_base", "cogvideox": "cogvideox_base"}
 """The fixture that writes a base for the family's variant "tiny", or None where it needs none."""
 
 
@@ -46,6 +46,7 @@ class Subject:
     def denoiser(self, dtype="fp32") -> Denoiser:
         denoiser = registry.open_denoiser(self.family, self.variant, base=self.base, dtype=dtype)
         denoiser.blank = {name: torch.zeros(shape) for name, shape in self.shapes().items()}
+        denoiser.text_dropout = 0.1
         return denoiser
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -247,6 +248,7 @@ def test_conditions_come_from_the_generator_and_leave_the_batch_alone(subject):
     drawn = [denoiser.condition(batch, torch_rng("step", k)) for k in (1, 1, *range(2, 40))]
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in kept)
     assert any(not torch.equal(drawn[0]["text"], other["text"]) for other in drawn)
+    assert torch.equal(denoiser.condition(batch, None)["text"], batch.conditions["text"])
     assert all(torch.equal(batch.conditions[name], kept[name]) for name in kept)
     assert all(one.keys() == kept.keys() and one["text"].shape == kept["text"].shape for one in drawn)
 

@@ -4,6 +4,7 @@ Cases of the data room (frames, pixels, buckets, masks) run for every family; th
 registry has.
 """
 
+import golden_cogvideox
 import golden_wan
 import pytest
 from golden_case import Case, NotBuiltError, find_cases
@@ -11,9 +12,9 @@ from golden_case import Case, NotBuiltError, find_cases
 from cinelora.families.registry import FAMILIES
 from data import golden_frames, golden_masks, golden_videox
 
-CHECKS = {"wan": golden_wan.CHECKS}
+CHECKS = {"wan": golden_wan.CHECKS, "cogvideox": golden_cogvideox.CHECKS}
 DATA_CHECKS = {**golden_frames.CHECKS, **golden_masks.CHECKS, **golden_videox.CHECKS}
-EXPECTED_FAILURES = {"wan": golden_wan.EXPECTED_FAILURES}
+EXPECTED_FAILURES = {"wan": golden_wan.EXPECTED_FAILURES, "cogvideox": golden_cogvideox.EXPECTED_FAILURES}
 
 
 def parameter(case: Case):

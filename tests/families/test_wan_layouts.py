@@ -11,7 +11,7 @@ from cinelora.base.errors import WeightsError
 from cinelora.families.wan.card import CARD
 from cinelora.families.wan.denoise import build_net
 from cinelora.families.wan.layouts import LORA_LAYOUTS, TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
-from cinelora.families.wan.weights import build
+from cinelora.nets.weights import build
 
 ORIGINAL, COMFYUI = WEIGHT_LAYOUTS[1:]
 LORA = {layout.name: layout for layout in LORA_LAYOUTS}

@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from wan_bases import SMALL
 
 from cinelora.base.errors import WeightsError
-from cinelora.families.wan import weights
 from cinelora.families.wan.card import CARD
 from cinelora.families.wan.denoise import open_denoiser
 from cinelora.families.wan.encode import open_encoder
 from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
+from cinelora.families.wan.places import open_base
+from cinelora.nets import weights
 
 DIFFUSERS, ORIGINAL, COMFYUI = WEIGHT_LAYOUTS
 
@@ -124,7 +125,7 @@ def test_a_damaged_config_is_told_with_its_file(name, content, small_base, tmp_p
     shutil.copytree(small_base, base)
     (base / name).write_text(content)
     with pytest.raises(WeightsError) as error:
-        weights.locate(str(base), name.split("/")[0], WEIGHT_LAYOUTS)
+        open_base(str(base)).component(name.split("/")[0], WEIGHT_LAYOUTS)
     assert error.value.problems[0].where == str(base / name)
 
 
@@ -132,7 +133,7 @@ def test_an_index_that_names_nothing(tmp_path):
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"")
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
     with pytest.raises(WeightsError, match="names no weight files"):
-        weights.locate(str(tmp_path), "transformer", WEIGHT_LAYOUTS)
+        open_base(str(tmp_path)).component("transformer", WEIGHT_LAYOUTS)
 
 
 @pytest.mark.parametrize(("component", "key"), [("vae", "quant_conv.weight"), ("text_encoder", "shared.weight")])
@@ -169,9 +170,9 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder"])
 def test_folder_without_the_component(component, tmp_path):
     with pytest.raises(WeightsError, match=f"the base has no {component}"):
-        weights.locate(str(tmp_path), component, WEIGHT_LAYOUTS)
+        open_base(str(tmp_path)).component(component, WEIGHT_LAYOUTS)
     with pytest.raises(WeightsError, match="no tokenizer"):
-        weights.tokenizer_folder(str(tmp_path))
+        open_base(str(tmp_path)).folder("tokenizer")
 
 
 def test_several_candidates_are_a_question(small_base, tmp_path):
@@ -207,8 +208,8 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 def test_hub_base(monkeypatch, small_base, expected):
     asked = []
 
-    def fetch(name, allow_patterns):
-        asked.append((name, allow_patterns))
+    def fetch(name, revision, allow_patterns):
+        asked.append((name, allow_patterns, revision))
         return str(small_base)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
@@ -216,8 +217,11 @@ def test_hub_base(monkeypatch, small_base, expected):
     assert asked[0][0] == "someone/some-base"
     assert "transformer/*" in asked[0][1]
     assert "vae/*" not in asked[0][1]
+    assert asked[0][2] is None
+    assert_same(say("someone/some-base@v2"), expected)
+    assert (asked[1][0], asked[1][2]) == ("someone/some-base", "v2")
 
-    def fail(name, allow_patterns):
+    def fail(name, revision, allow_patterns):
         raise OSError("no route")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)

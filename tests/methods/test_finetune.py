@@ -25,7 +25,12 @@ class Denoiser:
     def parts(self):
         return {"net": self.net}
 
+    def arranged(self, latents):
+        return latents
+
     def condition(self, batch, rng):
+        if rng is None:
+            return dict(batch.conditions)
         return {"text": 2 * batch.conditions["text"] + torch.rand(1, generator=rng)}
 
     def predict(self, x, t, conditions):

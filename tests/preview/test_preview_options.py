@@ -31,7 +31,7 @@ def test_one_number_is_no_size():
     ("said", "told"),
     [
         ({"negative_prompt": "blurry", "guidance": 1.0, "prompts": ["a"]}, "negative_prompt has no effect"),
-        ({"every_steps": 5}, "every_steps has no effect without prompts"),
+        ({"every_steps": 5}, "have no effect without prompts"),
         ({"prompts": ["a", "  "]}, "empty one"),
         ({"size": [1, 2, 3]}, "at most 2"),
         ({"guidance": -1.0}, "greater than or equal to 0"),

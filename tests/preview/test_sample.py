@@ -3,17 +3,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cinelora.base.errors import RecipeError, RunError
 from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Bucket
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.families.fake.encode import FakeEncoder, FakeVae, caption_tokens
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import PreviewOptions
-from cinelora.preview.sample import Walk, decode, prompt_conditions, walk, walk_of
+from cinelora.preview.sample import (
+    Walk,
+    check_pictures,
+    decode,
+    picture_conditions,
+    prompt_conditions,
+    walk,
+    walk_of,
+)
 
 VARIANT = CARD.variants["tiny"]
 HOW = Walk((4, 3, 4, 4), num_steps=4, guidance=3.0, sampler="euler")
@@ -29,6 +39,16 @@ class Straight:
 
     def parts(self):
         return {"transformer": self.net}
+
+    def arranged(self, latents):
+        return latents
+
+    def restored(self, latents, frames):
+        return latents
+
+    def condition(self, batch, rng):
+        assert rng is None
+        return dict(batch.conditions)
 
     def predict(self, x, t, conditions):
         self.passes += 1
@@ -164,7 +184,35 @@ def test_conditions_of_pixels_are_refused():
             return (super().towers()[0], FirstFrame())
 
     with pytest.raises(RecipeError, match="first_frame"):
-        prompt_conditions(ImageEncoder(), ["a cat"])
+        check_pictures(ImageEncoder(), 0)
+    check_pictures(ImageEncoder(), 1)
+    check_pictures(FakeEncoder(), 0)
+    with pytest.raises(RecipeError, match="takes no pictures"):
+        check_pictures(FakeEncoder(), 2)
+
+
+def test_a_picture_fills_the_bucket_from_its_middle(tmp_path):
+    seen = []
+
+    class FirstFrame(FakeVae):
+        name, gives = "image", ("first_frame",)
+
+        def encode(self, clips, rng=None):
+            assert rng is None
+            seen.append(clips[0].pixels)
+            return [{"first_frame": clips[0].pixels[:, 0].mean((1, 2))}]
+
+    class ImageEncoder(FakeEncoder):
+        def towers(self):
+            return (*super().towers(), FirstFrame())
+
+    picture = np.zeros((20, 60, 3), dtype=np.uint8)
+    picture[:, 20:40] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (found,) = picture_conditions(ImageEncoder(), [tmp_path / "a.png"], Bucket(9, 40, 40))
+    assert list(found) == ["first_frame"]
+    assert seen[0].shape == (3, 1, 40, 40)
+    assert found["first_frame"].min() > 0.9
 
 
 def test_decode_works_where_it_is_told_to():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_options_reach_the_optimizer_and_its_state_is_fp32():
     groups = {len(g["params"][0].shape): g for g in one.optimizer.param_groups}
     assert (groups[2]["weight_decay"], groups[1]["weight_decay"]) == (0.25, 0.0)
     assert all((g["betas"], g["eps"], g["lr"]) == ((0.7, 0.8), 1e-5, 0.1) for g in groups.values())
-    assert {v.dtype for state in one.state().values() for v in state.values()} == {torch.float32}
+    assert {v.dtype for name, state in one.state().items() if name for v in state.values()} == {torch.float32}
 
 
 def test_clipping_measures_all_parameters_together():
@@ -73,8 +75,8 @@ def test_state_goes_by_name_and_rates_stay_those_of_the_run():
     one = learner()
     learn(one, 3)
     other = learner(betas=(0.5, 0.6))
-    other.load_state({name: {k: v.clone() for k, v in s.items()} for name, s in one.state().items()})
-    for name, state in one.state().items():
+    other.load_state(copy.deepcopy(one.state()))
+    for name, state in ((name, state) for name, state in one.state().items() if name):
         assert all(torch.equal(other.state()[name][k], v) for k, v in state.items())
     assert other.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
 
@@ -95,3 +97,77 @@ def test_average_follows_the_steps():
     wanted = {n: 2 / 11 * torch.ones_like(p) + 9 / 11 * p.detach() for n, p in one.parameters.items()}
     assert all(torch.allclose(one.average.tensors[n], w) for n, w in wanted.items())
     assert learner().average is None
+
+
+def big_learner(**options) -> Learner:
+    """Parameters large enough that 8-bit optimizers keep 8 bits of them."""
+    rng = torch.Generator().manual_seed(0)
+    parameters = {
+        "matrix": torch.nn.Parameter(torch.randn(64, 80, generator=rng)),
+        "vector": torch.nn.Parameter(torch.ones(3)),
+    }
+    return Learner(Player("adapter", parameters), TrainOptions(clip_norm=0, **options))
+
+
+EVERY = [
+    {"optimizer": "adamw", "weight_decay": 0.1},
+    {"optimizer": "adam", "weight_decay": 0.1},
+    {"optimizer": "adamw_8bit", "weight_decay": 0.1},
+    {"optimizer": "adam_8bit"},
+    {"optimizer": "prodigy", "lr": 1.0, "prodigy_bias_correction": True, "prodigy_safeguard_warmup": True},
+    {"optimizer": "prodigy", "lr": 1.0, "prodigy_decoupled": False, "prodigy_beta3": 0.9, "weight_decay": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", EVERY, ids=lambda o: "-".join(map(str, o.values())))
+def test_every_optimizer_goes_on_exactly_from_its_state(options, tmp_path):
+    lr = options.get("lr", 0.01)
+    whole, first = big_learner(**options), big_learner(**options)
+    start = [p.detach().clone() for p in whole.gradients()]
+    learn(whole, 5, lr=lr)
+    learn(first, 3, lr=lr)
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = big_learner(**options)
+    with torch.no_grad():
+        for mine, other in zip(second.gradients(), first.gradients(), strict=True):
+            mine.copy_(other)
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    for number in (3, 4):
+        second.clear()
+        sum((p**2 * (number + 1)).sum() for p in second.gradients()).backward()
+        second.step(lr, None, number + 1)
+    for found, wanted, was in zip(second.gradients(), whole.gradients(), start, strict=True):
+        assert torch.equal(found, wanted)
+        assert not torch.equal(found, was)
+
+
+def test_eight_bits_are_eight_bits():
+    one = big_learner(optimizer="adamw_8bit")
+    learn(one, 1)
+    assert one.state()["matrix"]["state1"].dtype == torch.uint8
+
+
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_does_not():
+    """After the first step Adam's move is lr times the sign of (gradient + decay w), AdamW's that of the gradient."""
+    for kind, moved in (("adam", 0.1), ("adamw", -0.1)):
+        parameter = torch.nn.Parameter(torch.full((1, 1), 2.0))
+        one = Learner(
+            Player("adapter", {"w": parameter}), TrainOptions(optimizer=kind, weight_decay=1.0, eps=1e-12, clip_norm=0)
+        )
+        parameter.grad = torch.full((1, 1), -1.0)
+        one.step(0.1, None, 1)
+        decayed = 2.0 * (1 - 0.1) if kind == "adamw" else 2.0
+        assert float(parameter) == pytest.approx(decayed - moved)
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("cinelora.train.optim.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"cinelora\[gpu\]"):
+        big_learner(optimizer="adam_8bit")
+    with pytest.raises(RunError, match=r"cinelora\[optimizers\]"):
+        big_learner(optimizer="prodigy", lr=1.0)
+
+
+def test_prodigy_at_a_rate_that_learns_nothing_is_refused():
+    with pytest.raises(ValueError, match="lr = 1"):
+        TrainOptions(optimizer="prodigy")

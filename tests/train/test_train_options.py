@@ -41,7 +41,7 @@ def test_every_option_has_help_and_conditions_name_fields(section):
         if field.json_schema_extra:
             other, values = field.json_schema_extra["only_if"]
             for value in values:
-                section(**{other: value})
+                section(**{other: value, **({"lr": 1.0} if value == "prodigy" else {})})
 
 
 def test_options_load_no_torch():

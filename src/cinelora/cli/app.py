@@ -139,6 +139,10 @@ def sample(
         float | None, typer.Option(help="Classifier-free guidance; the variant's default if left out.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first video; the next ones count up.")] = 0,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(help="Picture to start from, for variants that take one: one for all prompts, or one for each."),
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="For files that do not state their alpha.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of each video; the variant's if left out.", min=1)] = None,
     size: Annotated[
@@ -156,6 +160,7 @@ def sample(
         num_steps=steps,
         guidance=guidance,
         seed=seed,
+        images=tuple(image or ()),
         alpha=alpha,
         frames=frames,
         size=size,
@@ -169,6 +174,18 @@ def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The f
     from cinelora.commands.report import report as run
 
     run(run_folder)
+
+
+@app.command()
+def push(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option(help="Make a new repository that only you can see.")] = False,
+) -> None:
+    """Upload a run's adapter to the Hugging Face Hub, with samples and a model card."""
+    from cinelora.commands.push import push as run
+
+    run(run_folder, repository, private=private)
 
 
 def main() -> None:

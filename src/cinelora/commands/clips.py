@@ -64,7 +64,25 @@ def shards_of(loaded: Loaded) -> Shards:
 
 def encoder_of(loaded: Loaded) -> Encoder:
     """The family's encoder; no weights are read before a tower is used."""
-    return registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
+    model = loaded.recipe.model
+    encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=model.dtype)
+    _set(loaded, encoder, "tiling", model.tiling, default=False)
+    _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="vae_dtype")
+    return encoder
+
+
+def _set(loaded: Loaded, encoder: Encoder, name: str, value: object, *, default: object, option: str = "") -> None:
+    """Take a setting of the autoencoder over. Raises RecipeError where this family's has none of the kind."""
+    if value == default:
+        return
+    option = option or name
+    towers = [tower for tower in encoder.towers() if "mean" in tower.gives and hasattr(tower, name)]
+    if not towers:
+        where, do = loaded.source.where(("model", option)), f"remove model.{option}"
+        what = f"the autoencoder of {loaded.family.name} has no setting for model.{option}"
+        raise RecipeError(Problem(what, found=f"{option} = {value!r}", where=where, do=do))
+    for tower in towers:
+        setattr(tower, name, value)
 
 
 def encoding_of(loaded: Loaded, encoder: Encoder, *, device: str) -> Encoding:

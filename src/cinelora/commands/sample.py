@@ -8,14 +8,14 @@ from typing import Any
 from cinelora.base.errors import Problem, RecipeError, RunError, WeightsError
 from cinelora.base.log import console
 from cinelora.commands.init import split
-from cinelora.commands.session import open_denoiser, unload
+from cinelora.commands.session import open_denoiser, see, unload
 from cinelora.config.load import Loaded, Source, check
 from cinelora.families import registry
 from cinelora.lora.files import read_adapter, read_header
 from cinelora.lora.inject import attach
 from cinelora.media.write import write_mp4, write_png
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
+from cinelora.preview.sample import check_pictures, decode, prompt_conditions, walk, walk_of
 from cinelora.preview.sheet import contact_sheet
 from cinelora.train.place import open_place
 
@@ -30,6 +30,7 @@ class Wishes:
     num_steps: int | None = None
     guidance: float | None = None
     seed: int = 0
+    images: tuple[str, ...] = ()
     alpha: float | None = None
     frames: int | None = None
     size: tuple[int, int] | None = None
@@ -43,7 +44,10 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     place = open_place(loaded.recipe.train)
     adapter = read_adapter(path, registry.lora_layouts(loaded.family), alpha=wishes.alpha)
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
-    conditions = prompt_conditions(encoder, prompts, device=str(place.device))
+    check_pictures(encoder, len(wishes.images))
+    said = prompt_conditions(encoder, prompts, device=str(place.device))
+    seen = see(loaded, encoder, device=str(place.device))
+    conditions = [{**one, **other} for one, other in zip(said, seen, strict=True)]
     blank = encoder.blank()
     unload(encoder)
     denoiser = open_denoiser(loaded, place, blank)
@@ -84,6 +88,7 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
     own = _recipe_in(header, path)
     preview = {
         "prompts": prompts,
+        "images": list(wishes.images) or None,
         "num_steps": wishes.num_steps,
         "guidance": wishes.guidance,
         "seed": wishes.seed,

@@ -7,18 +7,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import cinelora
+from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
 from cinelora.commands.clips import cache_of, words_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
 from cinelora.config.write import resolved
-from cinelora.contracts.flow import Bucket
+from cinelora.contracts.flow import Batch, Bucket
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder, Process
 from cinelora.data.encoding import Encoding
 from cinelora.families import registry
@@ -27,7 +29,8 @@ from cinelora.lora.files import cannot_carry, write_adapter, write_tensors
 from cinelora.lora.inject import inject
 from cinelora.lora.prove import Probe, prove, take_probe
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import decode, prompt_conditions, refuse_pixels, walk, walk_of
+from cinelora.preview.options import preview_bucket
+from cinelora.preview.sample import check_pictures, decode, picture_conditions, prompt_conditions, walk, walk_of
 from cinelora.report.versions import versions
 from cinelora.train.place import Place, settle
 
@@ -50,13 +53,33 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
     options, encoder = loaded.recipe.preview, encoding.encoder
     words = words_of(loaded)
     if options.prompts:
-        refuse_pixels(encoder)
+        check_pictures(encoder, len(options.images))
     if loaded.recipe.data.cache == "on":
         *conditions, negative, blank = cache_of(loaded).captions(words, encoding)
     else:
         *conditions, negative, blank = prompt_conditions(encoder, words, device=encoding.device)
-        unload(encoder)
+    seen = see(loaded, encoder, device=encoding.device)
+    conditions = [{**said, **shown} for said, shown in zip(conditions, seen, strict=True)]
+    unload(encoder)
     return Spoken(list(options.prompts), conditions, blank, negative)
+
+
+def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tensor]]:
+    """What the recipe's pictures become, one table for each prompt; empty ones where the variant takes none.
+
+    Raises RecipeError for pictures that are not there.
+    """
+    options = loaded.recipe.preview
+    if not options.images or not options.prompts:
+        return [{} for _ in options.prompts]
+    pictures = [loaded.folder / Path(image).expanduser() for image in options.images]
+    missing = [str(path) for path in pictures if not path.is_file()]
+    if missing:
+        where, do = "preview.images", "correct the path, which starts from the recipe's folder"
+        raise RecipeError(Problem("a picture to start from is missing", found=", ".join(missing), where=where, do=do))
+    bucket = preview_bucket(options, loaded.variant.geometry)
+    seen = picture_conditions(encoder, pictures, bucket, device=device)
+    return seen * len(options.prompts) if len(seen) == 1 else seen
 
 
 def unload(encoder: Encoder) -> None:
@@ -70,8 +93,21 @@ def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> 
     recipe = loaded.recipe
     denoiser = registry.open_denoiser(loaded.family, loaded.variant, base=loaded.base, dtype=recipe.model.dtype)
     denoiser.text_dropout, denoiser.blank = recipe.model.text_dropout, blank
+    set_image_dropout(loaded, denoiser)
     settle(denoiser.parts(), place, gradient_checkpointing=recipe.train.gradient_checkpointing)
     return denoiser
+
+
+def set_image_dropout(loaded: Loaded, denoiser: Denoiser) -> None:
+    """Take over model.image_dropout. Raises RecipeError where the variant takes no pictures."""
+    share = loaded.recipe.model.image_dropout
+    if share is None:
+        return
+    if not hasattr(denoiser, "image_dropout"):
+        where = loaded.source.where(("model", "image_dropout"))
+        what, do = "this family takes no pictures to start from", "remove model.image_dropout"
+        raise RecipeError(Problem(what, found=f"image_dropout = {share:g}", where=where, do=do))
+    denoiser.image_dropout = share
 
 
 @dataclass
@@ -131,9 +167,12 @@ class Session:
         x = torch.randn((1, *geometry.latent_shape(bucket)), generator=torch.Generator().manual_seed(0))
         first = self.spoken.conditions[0] if self.spoken.conditions else self.spoken.blank
         device = self.place.device
-        conditions = {name: tensor[None].to(device) for name, tensor in first.items()}
+        # What is made of pictures has a preview's size, so the probe goes without.
+        said = {name: first[name][None].to(device) for name in self.spoken.blank}
+        batch = Batch(x.to(device), said, ("probe",))
+        conditions, x = self.denoiser.condition(batch, None), self.denoiser.arranged(batch.latents)
         with self.place.autocast():
-            return take_probe(self.denoiser, x.to(device), torch.tensor([500.0], device=device), conditions)
+            return take_probe(self.denoiser, x, torch.tensor([500.0], device=device), conditions)
 
     def metadata(self, steps: int) -> dict[str, str]:
         """What an adapter file says of itself."""

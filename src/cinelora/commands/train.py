@@ -9,9 +9,11 @@ from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
 from cinelora.commands.early import check_base, check_targets
+from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, prove_files, speak
 from cinelora.config.load import Loaded, load
+from cinelora.config.recipe import Recipe
 from cinelora.data.batches import Batches, batcher, copies_of, held_out_micros, micro_rules
 from cinelora.data.cache_fill import FillReport
 from cinelora.data.cache_work import Share
@@ -29,6 +31,7 @@ from cinelora.report.trackers import check_installed, open_trackers
 from cinelora.train.checkpoint import folder_name, latest, read_adapters, step_of
 from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import Hook, Result, Trainer, Work
+from cinelora.train.optim import check_optimizer
 from cinelora.train.place import Place, open_place
 from cinelora.train.same_run import Micros
 
@@ -93,6 +96,7 @@ def train_loaded(
     """The whole way of one run; `after` sees the trained session before its denoiser is let go."""
     folder.refuse_used(resume=resume)
     check_installed(loaded.recipe.report)
+    check_optimizer(loaded.recipe.train)
     plan = plan_of(loaded)
     check_targets(loaded)
     check_base(loaded)
@@ -117,6 +121,8 @@ def train_loaded(
         if place.first:
             prove_files(loaded, place, folder, spoken=spoken, probes=probes)
             console.print(f"report: {write_page(folder.path)}")
+            if loaded.recipe.report.hub:
+                push(folder.path, loaded.recipe.report.hub, private=True)
         return result
 
 
@@ -207,17 +213,43 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
     options, geometry = recipe.train, session.loaded.variant.geometry
     parameters = session.adapters.parameters()
     micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
+    batches = _micros(session, plan)
+    draw = _once(lambda step: _preview(session, step, tell))
     return Work(
         method=open_method(recipe.method, session.denoiser, session.process, parameters=parameters),
-        batches=_micros(session, plan),
+        batches=batches,
         batch=batcher(reader_of(session.loaded, encoding), copies=copies_of(recipe.data, geometry)),
         options=options,
         place=place,
         checkpoints=session.folder.checkpoints,
         held_out=HeldOut(micros, recipe.held_out, seed=options.seed) if micros else None,
         tell=tell,
-        hooks=[Hook(recipe.preview.every_steps, lambda step: _preview(session, step, tell))],
+        hooks=[Hook(every, draw) for every in _preview_steps(recipe, batches)],
     )
+
+
+def _once(call: Callable[[int], None]) -> Callable[[int], None]:
+    """The same for each step once, though two counts may fall on it."""
+    done: set[int] = set()
+
+    def called(step: int) -> None:
+        if step not in done:
+            done.add(step)
+            call(step)
+
+    return called
+
+
+def _preview_steps(recipe: Recipe, batches: Micros) -> list[int]:
+    """Every how many steps previews are drawn, by steps and by passes; equal ones once. Raises RecipeError."""
+    options, passes = recipe.preview, recipe.preview.every_epochs
+    found = {options.every_steps}
+    if passes and batches.micros_per_epoch is None:
+        do = "set preview.every_steps instead"
+        raise RecipeError(Problem("a stream has no passes to count", found=f"every_epochs = {passes:g}", do=do))
+    if passes:
+        found.add(max(1, round(passes * batches.micros_per_epoch / recipe.train.accumulation)))
+    return sorted(found - {0})
 
 
 def _micros(session: Session, plan: Plan) -> Micros:

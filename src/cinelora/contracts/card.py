@@ -40,7 +40,9 @@ class Family:
     (base, variant) that looks at the headers of a base's denoiser, so that a wrong one is told before the encoding;
     `lora_presets` maps a preset's name to the regular expression that module names must match in full;
     `lora_layouts` and `weight_layouts` name tuples of Layout; `pipeline` names a function (denoiser) -> the
-    diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none.
+    diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none; `usage` is a template
+    of the lines that sample with an adapter, for its model card ({base}, {repository}, {file}, {prompt}, {frames},
+    {height}, {width}, {fps}, {guidance}, {num_steps}).
     """
 
     name: str
@@ -55,4 +57,5 @@ class Family:
     lora_layouts: str
     weight_layouts: str
     pipeline: str = ""
+    usage: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,8 @@ class Geometry:
     """Rules of one variant.
 
     Frames are `frames_per_latent * k + frames_offset` (4k + 1 for Wan), sizes are multiples of `size_multiple`
-    (latent cell times patch); a pixel of latents covers `latent_cell` pixels each way.
+    (latent cell times patch); a pixel of latents covers `latent_cell` pixels each way. `only_own_size` says that the
+    network has learned positions for its own frames and size and takes no others.
     """
 
     fps: float
@@ -23,6 +24,7 @@ class Geometry:
     size_multiple: int = 16
     latent_channels: int = 16
     max_frames: int = 1025
+    only_own_size: bool = False
 
     @property
     def bucket(self) -> Bucket:

@@ -107,8 +107,16 @@ class Denoiser(Protocol):
         """Modules by the names that `[lora.parts]` uses."""
         ...
 
-    def condition(self, batch: Batch, rng: "Generator") -> "dict[str, Tensor]":
-        """The batch's conditions after this step's random choices, such as dropping the text."""
+    def arranged(self, latents: "Tensor") -> "Tensor":
+        """Clean latents B C T H W as the network takes them, such as with frames put in front: what is noised."""
+        ...
+
+    def restored(self, latents: "Tensor", frames: int) -> "Tensor":
+        """The way back: arranged latents to those of `frames` latent frames."""
+        ...
+
+    def condition(self, batch: Batch, rng: "Generator | None") -> "dict[str, Tensor]":
+        """The batch's conditions after this step's random choices, such as dropping the text; none without `rng`."""
         ...
 
     def predict(self, x: "Tensor", t: "Tensor", conditions: "Mapping[str, Tensor]") -> "Tensor":

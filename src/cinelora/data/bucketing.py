@@ -44,6 +44,16 @@ def bucket_for(
 
     `rng` (`bucket_rng`) is needed where `draws_buckets(rules)`; a clip gets the same bucket for the same draws.
     """
+    found = _bucket_for(facts, rules, geometry, rng, pair=pair)
+    if not geometry.only_own_size or isinstance(found, Problem) or found == geometry.bucket:
+        return found
+    what, do = "the model takes clips of its own size and length alone", "leave it out, or set data.upscale = true"
+    return Problem(what, found=str(found), allowed=str(geometry.bucket), do=do)
+
+
+def _bucket_for(
+    facts: MediaFacts, rules: ClipRules, geometry: Geometry, rng: np.random.Generator | None, *, pair: bool
+) -> Bucket | Problem:
     fixed = 2 if pair else 1 if facts.kind == "image" else 0
     if fixed and not geometry.fits_frames(fixed):
         things = "pairs" if pair else "images"

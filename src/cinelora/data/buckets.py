@@ -38,6 +38,11 @@ def check_options(options: DataOptions, geometry: Geometry) -> None:
 
 def _check_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
     rule = f"{geometry.frames_per_latent}k+{geometry.frames_offset}, at most {geometry.max_frames}"
+    if geometry.only_own_size and set(rules.frames) - {geometry.frames}:
+        what, do = "the model has learned positions for its own number of frames alone", "leave data.frames out"
+        where = f"{place}.frames"
+        problems.add(what, found=str(rules.frames), allowed=str([geometry.frames]), where=where, do=do)
+        return
     for frames in rules.frames:
         if not geometry.fits_frames(frames):
             what, near = "the model takes no clips of this length", geometry.near_frames(frames)
@@ -46,6 +51,11 @@ def _check_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Pr
 
 def _check_size(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
     where = f"{place}.size"
+    own = [geometry.height, geometry.width]
+    if geometry.only_own_size and rules.size not in ([], own):
+        what, do = "the model has learned positions for its own size alone", "leave data.size out"
+        problems.add(what, found=str(rules.size), allowed=str(own), where=where, do=do)
+        return
     if len(rules.size) == 1:
         problems.add("a size has two numbers", found=str(rules.size), allowed="[height, width]", where=where)
     for pixels in rules.size if len(rules.size) == 2 else ():
@@ -146,7 +156,8 @@ def size_for(height: int, width: int, rules: ClipRules, geometry: Geometry) -> t
     multiple is more than the source has.
     """
     base = base_size(rules, geometry)
-    sizes = aspect_grid(*base, geometry.size_multiple) if rules.buckets != "single" else (base,)
+    is_single = rules.buckets == "single" or geometry.only_own_size
+    sizes = (base,) if is_single else aspect_grid(*base, geometry.size_multiple)
     tall, wide = min(sizes, key=lambda s: (abs(math.log(s[1] / s[0] * height / width)), -s[0] * s[1]))
     return (tall, wide) if rules.upscale else within(height, width, (tall, wide), geometry)
 

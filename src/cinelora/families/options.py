@@ -11,13 +11,30 @@ class ModelOptions(Options):
     variant: str = option(help="variant of the family, such as t2v-1.3b")
     base: str = option(
         "",
-        "the base checkpoint: a folder in the diffusers layout, a folder or file in the original layout, or a Hub id; "
-        "empty means the variant's own",
+        "the base checkpoint: a folder in the diffusers layout, a folder or file in the original layout, or a Hub id "
+        "(OWNER/NAME@REVISION); '#fp16' behind it takes the files of that kind; empty means the variant's own; "
+        "'random' draws weights, to try a recipe out",
     )
     dtype: DtypeName = option(
         "bf16",
-        "number format of the denoiser and the text encoder; adapters and the autoencoder are always fp32",
+        "number format of the denoiser and the text encoder; adapters are always fp32",
+    )
+    vae_dtype: DtypeName = option(
+        "fp32",
+        "number format of the autoencoder; bf16 is faster and less exact: what a latent loses by rounding is about as "
+        "large as its posterior's own width",
+    )
+    tiling: bool = option(
+        False,
+        "whether the autoencoder works in tiles: less memory for large pictures, slightly other latents and pixels",
     )
     text_dropout: float = option(
         0.1, "share of clips whose caption is dropped in a step, so that guidance keeps working", ge=0, lt=1
+    )
+    image_dropout: float | None = option(
+        None,
+        "share of clips whose picture to start from is dropped in a step, for variants that take one; left out, the "
+        "family's own",
+        ge=0,
+        lt=1,
     )

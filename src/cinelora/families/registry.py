@@ -7,10 +7,11 @@ from typing import Any
 from cinelora.base.errors import Problem, RecipeError, nearest
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder
+from cinelora.families.cogvideox.card import CARD as COGVIDEOX
 from cinelora.families.fake.card import CARD as FAKE
 from cinelora.families.wan.card import CARD as WAN
 
-FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, FAKE)}
+FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, FAKE)}
 HIDDEN = ("fake",)
 """Families for tests, not shown to users."""
 

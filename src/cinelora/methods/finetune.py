@@ -34,6 +34,7 @@ class Finetune:
         """w(t) |predict(x_t, t, c) - target|^2, averaged; c, then t and noise, are drawn from `rng`."""
         self._training(True)
         conditions = self.denoiser.condition(batch, rng)
+        batch = _arranged(batch, self.denoiser)
         noised = self.process.noise(batch.latents, rng)
         return self._compare(noised, conditions, batch)
 
@@ -42,8 +43,10 @@ class Finetune:
         was = self._training(False)
         try:
             with torch.no_grad():
+                conditions = self.denoiser.condition(batch, None)
+                batch = _arranged(batch, self.denoiser)
                 noised = self.process.at(batch.latents, quantiles, rng)
-                loss = self._compare(noised, batch.conditions, batch)
+                loss = self._compare(noised, conditions, batch)
         finally:
             self._training(was)
         return replace(loss, value=loss.value.detach())
@@ -60,3 +63,9 @@ class Finetune:
             if part.training != training:
                 part.train(training)
         return was
+
+
+def _arranged(batch: Batch, denoiser: Denoiser) -> Batch:
+    """The batch with latents, and the mask of the loss, as the denoiser takes them."""
+    mask = None if batch.loss_mask is None else denoiser.arranged(batch.loss_mask)
+    return replace(batch, latents=denoiser.arranged(batch.latents), loss_mask=mask)

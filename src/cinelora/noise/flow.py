@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.noise.loss import squared_error
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, FlowSampler, open_sampler
 from cinelora.noise.timesteps import Timesteps
@@ -44,21 +45,8 @@ class Flow:
         )
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> Loss:
-        """Mean over clips of weight_t x weight_clip x (mean squared error over the unmasked elements), in fp32.
-
-        A mask does not make a clip count less: its sum is divided by the mask's own area. `each` holds the clips'
-        errors before both weights, so that records can be compared; `terms` has their mean as "mse".
-        """
-        error = (prediction.float() - noised.target).square()
-        if batch.loss_mask is None:
-            each = error.flatten(1).mean(1)
-        else:
-            mask = batch.loss_mask.to(error).expand_as(error)
-            area = mask.flatten(1).sum(1)
-            each = (error * mask).flatten(1).sum(1) / torch.where(area > 0, area, 1.0)
-        weight = noised.weight if batch.weights is None else noised.weight * batch.weights.to(noised.weight)
-        unweighted = each.detach()
-        return Loss((each * weight).mean(), unweighted, {"mse": unweighted.mean()})
+        """The weighted mean squared error of the prediction (`noise.loss`)."""
+        return squared_error(prediction, noised, batch)
 
     def sampler(self, num_steps: int, kind: str) -> FlowSampler:
         """A walk of `num_steps` with the shift of training. Raises RecipeError for an unknown kind."""

@@ -13,13 +13,43 @@ from cinelora.contracts.options import Options, option
 class NoiseOptions(Options):
     """Noise level sigma lies in [0, 1]: 0 is the clean clip, 1 is noise alone."""
 
-    kind: Literal["flow"] = option(
-        "flow", "the process: `flow` mixes clip and noise on a straight line and learns the way from clip to noise"
+    kind: Literal["flow", "ddpm"] = option(
+        "flow",
+        "the process, which the base was trained with: `flow` mixes clip and noise on a straight line and learns the "
+        "way from clip to noise; `ddpm` goes over a table of 1000 levels; the variant's own unless set",
+    )
+    prediction: Literal["v", "eps", "x0"] = option(
+        "v",
+        "what the base predicts: velocity, the noise, or the clip; the variant's own unless set",
+        only_if=("kind", ("ddpm",)),
+    )
+    betas: Literal["scaled_linear", "linear"] = option(
+        "scaled_linear",
+        "how betas are spread between beta_start and beta_end: evenly in their roots, or themselves",
+        only_if=("kind", ("ddpm",)),
+    )
+    beta_start: float = option(0.00085, "first beta of the table", only_if=("kind", ("ddpm",)), gt=0, lt=1)
+    beta_end: float = option(0.012, "last beta of the table", only_if=("kind", ("ddpm",)), gt=0, lt=1)
+    snr_shift: float = option(
+        1.0,
+        "divides the signal-to-noise ratio of every level by this: more noise for more pixels; 1 changes nothing",
+        only_if=("kind", ("ddpm",)),
+        gt=0,
+    )
+    zero_terminal_snr: bool = option(
+        False, "whether the last level is noise alone (Lin et al. 2024)", only_if=("kind", ("ddpm",))
+    )
+    min_snr: float = option(
+        0.0,
+        "gamma of min-SNR weighting (Hang et al. 2023; 5 is usual): levels with little noise count less; 0 = off",
+        only_if=("kind", ("ddpm",)),
+        ge=0,
     )
     shift: float = option(
         1.0,
         "moves times towards noise: sigma = s u / (1 + (s - 1) u); 1 changes nothing, larger suits more pixels; "
         "the variant's own value unless set",
+        only_if=("kind", ("flow",)),
         gt=0,
     )
     timesteps: Literal["uniform", "logit_normal", "mode", "cosmap"] = option(
@@ -59,6 +89,7 @@ class NoiseOptions(Options):
         "none",
         "what a clip's loss is multiplied by: `none` 1; `sigma_sqrt` sigma^-2; "
         "`cosmap` 2 / (pi (1 - 2 sigma + 2 sigma^2))",
+        only_if=("kind", ("flow",)),
     )
 
     @model_validator(mode="after")

@@ -1,10 +1,11 @@
 """Owns which process a recipe's [noise] kind means."""
 
 from cinelora.contracts.roles import Process
+from cinelora.noise.ddpm import Ddpm
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
 
-PROCESSES = {"flow": Flow}
+PROCESSES: dict[str, type[Flow] | type[Ddpm]] = {"flow": Flow, "ddpm": Ddpm}
 
 
 def open_process(options: NoiseOptions, *, rank: int = 0, world: int = 1) -> Process:

@@ -3,13 +3,20 @@
 In: number of steps, shift. Out: the t of each step and the next x. Each applies the shift exactly once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Generator, Tensor
 
 from cinelora.base.errors import Problem, RecipeError, nearest
+from cinelora.noise.options import NoiseOptions
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -65,12 +72,81 @@ def unipc(num_steps: int, shift: float) -> FlowSampler:
 SAMPLERS = {"euler": euler, "unipc": unipc}
 
 
+class DiscreteSampler:
+    """Plays `contracts.roles.Sampler` around one of CogVideoX's schedulers over the table of training.
+
+    `stochastic` says whether steps draw fresh noise; each clip's comes from the generator of its own `start`.
+    """
+
+    def __init__(self, scheduler: Any, *, stochastic: bool):
+        self.scheduler, self.stochastic = scheduler, stochastic
+        self._rngs: list[Generator] = []
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
+        """Noise, B C T H W, fp32."""
+        self._rngs += [rng] * shape[0]
+        return torch.randn(shape, generator=rng, device=rng.device)
+
+    def times(self) -> Tensor:
+        """Whole times of the table, evenly spread from its last one down."""
+        return self.scheduler.timesteps
+
+    def step(self, prediction: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        """The next x, fp32."""
+        if not self.stochastic:
+            return self.scheduler.step(prediction.float(), int(t), x.float(), return_dict=False)[0]
+        clean, before = self._last or (None, None)
+        following, clean = self.scheduler.step(
+            prediction.float(), clean, t, before, x.float(), generator=self._rngs or None, return_dict=False
+        )
+        self._last = clean, t
+        return following
+
+
+_PREDICTIONS = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}
+
+
+def _discrete(kind: type, options: NoiseOptions, num_steps: int) -> Any:
+    scheduler = kind(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_start=options.beta_start,
+        beta_end=options.beta_end,
+        beta_schedule=options.betas,
+        prediction_type=_PREDICTIONS[options.prediction],
+        rescale_betas_zero_snr=options.zero_terminal_snr,
+        snr_shift_scale=options.snr_shift,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(num_steps)
+    return scheduler
+
+
+DISCRETE = {"ddim": (CogVideoXDDIMScheduler, False), "dpm-sde": (CogVideoXDPMScheduler, True)}
+"""Walks over a table: DDIM (Song et al. 2021), and the stochastic second-order solver of CogVideoX's pipelines."""
+
+
+def open_discrete(kind: str, num_steps: int, options: NoiseOptions) -> DiscreteSampler:
+    """A fresh walk over the table that `options` describe. Raises RecipeError."""
+    _check(kind, num_steps, DISCRETE)
+    scheduler, stochastic = DISCRETE[kind]
+    return DiscreteSampler(_discrete(scheduler, options, num_steps), stochastic=stochastic)
+
+
 def open_sampler(kind: str, num_steps: int, shift: float) -> FlowSampler:
     """A fresh walk; a scheduler keeps state, so each video batch needs its own. Raises RecipeError."""
-    if kind not in SAMPLERS:
+    _check(kind, num_steps, SAMPLERS)
+    return SAMPLERS[kind](num_steps, shift)
+
+
+def _check(kind: str, num_steps: int, known: Mapping[str, object]) -> None:
+    if kind not in known:
         raise RecipeError(
-            Problem("no such sampler", found=kind, allowed=", ".join(SAMPLERS), nearest=nearest(kind, SAMPLERS))
+            Problem(
+                "this process has no such sampler", found=kind, allowed=", ".join(known), nearest=nearest(kind, known)
+            )
         )
     if num_steps < 1:
         raise RecipeError(Problem("a sampler needs at least one step", found=str(num_steps), allowed="1 or more"))
-    return SAMPLERS[kind](num_steps, shift)

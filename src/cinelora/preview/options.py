@@ -21,12 +21,20 @@ class PreviewOptions(Options):
         help="Captions to sample clips of, one or more; best such as the training has not seen. None: no previews.",
         default_factory=list,
     )
+    images: list[str] = option(
+        help="Pictures that the clips start from, for variants that take one: one for all prompts, or one for each. "
+        "Relative to the recipe's folder.",
+        default_factory=list,
+    )
     negative_prompt: str = option(
         "", help="What guidance leads away from; empty = the empty caption. Has an effect where guidance is not 1."
     )
     before: bool = option(True, help="Also sample the untrained base, with the same seeds, to compare with.")
     every_steps: int = option(
         0, help="Sample after every so many optimizer steps; 0 = only before and after training.", ge=0
+    )
+    every_epochs: float = option(
+        0.0, help="Sample after every so many passes over the clips, besides every_steps; 0 = not by passes.", ge=0
     )
     num_steps: int = option(
         30, help="Steps of the walk from noise to a clip; the variant's card has its own default.", ge=1, le=1000
@@ -37,8 +45,15 @@ class PreviewOptions(Options):
         "1 = not at all, and half the work. The variant's card has its own default.",
         ge=0.0,
     )
-    sampler: Literal["euler", "unipc"] = option(
-        "unipc", help="Solver of the walk: euler (first order) or unipc (multistep, better with few steps)."
+    guidance_schedule: Literal["constant", "cosine"] = option(
+        "constant",
+        help="How guidance goes over the walk: constant, or cosine = the dynamic guidance of CogVideoX's pipelines, "
+        "1 + G (1 - cos(pi ((N - t) / N)^5)) / 2 at time t of N steps.",
+    )
+    sampler: Literal["euler", "unipc", "ddim", "dpm-sde"] = option(
+        "unipc",
+        help="Solver of the walk. Of a flow: euler (first order) or unipc (multistep, better with few steps); of "
+        "ddpm: ddim, or dpm-sde (second order, draws noise in every step).",
     )
     frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)
     size: list[int] = option(
@@ -57,8 +72,12 @@ class PreviewOptions(Options):
         """Refuse settings that would have no effect."""
         if self.negative_prompt and self.guidance == 1:
             raise ValueError("negative_prompt has no effect with guidance = 1; leave it out or raise guidance")
-        if self.every_steps and not self.prompts:
-            raise ValueError("every_steps has no effect without prompts; name some or leave it out")
+        if (self.every_steps or self.every_epochs) and not self.prompts:
+            raise ValueError("every_steps and every_epochs have no effect without prompts; name some or leave them out")
+        if len(self.images) not in (0, 1, len(self.prompts)):
+            raise ValueError(
+                f"images names {len(self.images)} pictures for {len(self.prompts)} prompts; name one, or one for each"
+            )
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError("prompts holds an empty one; what should it show?")
         return self
@@ -69,6 +88,10 @@ def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:
     frames = options.frames or geometry.frames
     height, width = options.size if len(options.size) == 2 else (geometry.height, geometry.width)
     problems = Problems(RecipeError)
+    if geometry.only_own_size and (frames, height, width) != (geometry.frames, geometry.height, geometry.width):
+        found, do = f"{frames}x{height}x{width}", "leave preview.frames and preview.size out"
+        what = "the model has learned positions for its own size and length alone"
+        problems.add(what, found=found, allowed=str(geometry.bucket), where="preview.size", do=do)
     if len(options.size) == 1:
         allowed = "[height, width]"
         problems.add("preview.size needs two numbers", found=str(options.size), allowed=allowed, where="preview.size")

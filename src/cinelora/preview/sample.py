@@ -5,22 +5,26 @@ uint8 pixels B F H W 3. Nothing here touches the global random state, so a previ
 nothing in it, and a clip's noise depends on its seed alone, not on what it is sampled together with.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cinelora.base.dtypes import torch_dtype
 from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.base.log import Advance, progress
 from cinelora.base.seeds import torch_rng
-from cinelora.contracts.flow import Bucket, Clip, Record, Slot
+from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler, Tower
+from cinelora.media.image import read_image
 from cinelora.preview.options import PreviewOptions, preview_bucket
 
 Conditions = Mapping[str, Tensor]
@@ -39,12 +43,32 @@ class Walk:
     sampler: str
     micro_size: int = 1
     precision: str = "fp32"
+    guidance_schedule: str = "constant"
+
+    def guidance_at(self, t: float) -> float:
+        """The guidance at time t: g, or CogVideoX's 1 + g (1 - cos(pi ((N - t) / N)^5)) / 2 with N steps.
+
+        The latter takes t as its pipelines do, in [0, 1000) whatever N is, so that it swings; kept, since published
+        samples were made with it.
+        """
+        if self.guidance_schedule == "constant":
+            return self.guidance
+        part = (self.num_steps - t) / self.num_steps
+        return 1 + self.guidance * (1 - math.cos(math.pi * part**5)) / 2
 
 
 def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp32") -> Walk:
     """The walk that a recipe asks for. Raises RecipeError where the size does not fit the variant."""
     shape = geometry.latent_shape(preview_bucket(options, geometry))
-    return Walk(shape, options.num_steps, options.guidance, options.sampler, options.micro_size, precision)
+    return Walk(
+        shape,
+        options.num_steps,
+        options.guidance,
+        options.sampler,
+        options.micro_size,
+        precision,
+        options.guidance_schedule,
+    )
 
 
 def walk(
@@ -69,12 +93,15 @@ def walk(
     bar = progress("sampling", len(groups) * how.num_steps)
     with _resting(denoiser), torch.no_grad(), _autocast(device, how.precision), bar as advance:
         for group in groups:
-            given = _stacked([conditions[k] for k in group], device)
-            nothing = None if how.guidance == 1 else _stacked([blank] * len(group), device)
+            batch = _asked([conditions[k] for k in group], how.shape, device)
+            given = denoiser.condition(batch, None)
+            # What is not said stays as it is, such as the image that a clip starts from.
+            nothing = None if how.guidance == 1 else {**given, **_stacked([blank] * len(group), device)}
             sampler = process.sampler(how.num_steps, how.sampler)
-            x = _first(sampler, [seeds[k] for k in group], how.shape).to(device)
-            guided = _Guided(denoiser, given, nothing, how.guidance)
-            done.append(_walk_one(guided, sampler, x, advance).cpu())
+            shape = denoiser.arranged(batch.latents).shape[1:]
+            x = _first(sampler, [seeds[k] for k in group], shape).to(device)
+            walked = _walk_one(_Guided(denoiser, given, nothing, how), sampler, x, advance)
+            done.append(denoiser.restored(walked, how.shape[1]).cpu())
     latents = torch.cat(done) if done else torch.empty(0, *how.shape)
     _refuse_runaway(latents, seeds)
     return latents
@@ -87,7 +114,7 @@ class _Guided:
     denoiser: Denoiser
     given: Conditions
     blank: Conditions | None
-    guidance: float
+    how: Walk
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """x B C T H W, t B -> prediction, fp32. Two passes, not a doubled batch: half the memory, the same work."""
@@ -95,7 +122,7 @@ class _Guided:
         if self.blank is None:
             return conditioned
         blank = self.denoiser.predict(x, t, self.blank).float()
-        return blank + self.guidance * (conditioned - blank)
+        return blank + self.how.guidance_at(float(t[0])) * (conditioned - blank)
 
 
 def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) -> Tensor:
@@ -106,7 +133,13 @@ def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) ->
     return x.float()
 
 
-def _first(sampler: Sampler, seeds: Sequence[int], shape: tuple[int, int, int, int]) -> Tensor:
+def _asked(conditions: Sequence[Conditions], shape: tuple[int, ...], device: torch.device) -> Batch:
+    """A batch of nothing but conditions, with latents of the right shape to go by."""
+    latents = torch.zeros(len(conditions), *shape, device=device)
+    return Batch(latents, _stacked(conditions, device), tuple(str(k) for k in range(len(conditions))))
+
+
+def _first(sampler: Sampler, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.cat([sampler.start((1, *shape), torch_rng("preview", seed)) for seed in seeds])
 
 
@@ -150,11 +183,7 @@ def _refuse_runaway(latents: Tensor, seeds: Sequence[int]) -> None:
 
 
 def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str = "cpu") -> list[dict[str, Tensor]]:
-    """The conditions of each prompt, no batch dimension, on the CPU; only towers that read captions are loaded.
-
-    Raises RecipeError as `refuse_pixels` does.
-    """
-    refuse_pixels(encoder)
+    """The conditions of each prompt, no batch dimension, on the CPU; only towers that read captions are loaded."""
     conditions: list[dict[str, Tensor]] = [{} for _ in prompts]
     clips = [_spoken(k, prompt) for k, prompt in enumerate(prompts)]
     for tower in encoder.towers():
@@ -164,18 +193,52 @@ def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str =
     return conditions
 
 
-def refuse_pixels(encoder: Encoder) -> None:
-    """Raise RecipeError where the family takes conditions from pixels too, which a prompt does not have."""
-    latents = {"mean", "logvar"}
-    blind = [tower for tower in encoder.towers() if tower.reads != "caption" and not set(tower.gives) <= latents]
-    if blind:
+def takes_pictures(encoder: Encoder) -> bool:
+    """True where the family takes conditions from pixels too, which a prompt alone does not have."""
+    return bool(_seeing(encoder))
+
+
+def check_pictures(encoder: Encoder, num_pictures: int) -> None:
+    """Raise RecipeError where previews need pictures to start from and there are none, or have them for nothing."""
+    blind = _seeing(encoder)
+    if blind and not num_pictures:
         raise RecipeError(
             Problem(
-                "this family cannot sample from a prompt alone",
+                "this variant cannot sample from a prompt alone",
                 found="conditions made of pixels: " + ", ".join(name for tower in blind for name in tower.gives),
-                do="leave preview.prompts out",
+                where="preview.images",
+                do="name pictures to start from in preview.images, or leave preview.prompts out",
             )
         )
+    if num_pictures and not blind:
+        what, do = "this variant takes no pictures to start from", "remove preview.images, or take a variant that does"
+        raise RecipeError(Problem(what, found=f"{num_pictures} in preview.images", where="preview.images", do=do))
+
+
+def picture_conditions(
+    encoder: Encoder, pictures: Sequence[Path], bucket: Bucket, *, device: str = "cpu"
+) -> list[dict[str, Tensor]]:
+    """What the towers make of pictures that clips start from, cut to the bucket's size. Raises DataError."""
+    conditions: list[dict[str, Tensor]] = [{} for _ in pictures]
+    clips = [_still(path, bucket) for path in pictures]
+    for tower in _seeing(encoder):
+        for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
+            mine.update(given)
+    return conditions
+
+
+def _seeing(encoder: Encoder) -> list[Tower]:
+    latents = {"mean", "logvar"}
+    return [tower for tower in encoder.towers() if tower.reads != "caption" and not set(tower.gives) <= latents]
+
+
+def _still(path: Path, bucket: Bucket) -> Clip:
+    """A clip of one frame: the middle of a picture that fills the bucket."""
+    size = bucket.width, bucket.height
+    fitted = ImageOps.fit(Image.fromarray(read_image(path)), size, Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:, None].float() / 127.5 - 1
+    record = Record(f"picture/{path.name}", "picture", "image", (path,), "", str(path))
+    return Clip(Slot(record, Bucket(1, bucket.height, bucket.width)), pixels, "", 0.0)
 
 
 def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:

@@ -15,6 +15,11 @@ class ReportOptions(Options):
         "They need `pip install cinelora[trackers]`.",
         default_factory=list,
     )
+    hub: str = option(
+        "",
+        help="OWNER/NAME on the Hugging Face Hub to push a finished run's adapter to, with samples and a model card "
+        "(`cinelora push` does it later). A new repository is private; needs `hf auth login`.",
+    )
     embed_videos_mb: float = option(
         40.0,
         help="Megabytes of video to carry inside report.html, before/after pairs first; "

@@ -4,26 +4,32 @@ In: a player, the options. Out: a `Learner` that turns gradients into a step.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.contracts.roles import Player
 from cinelora.train.average import Average
 from cinelora.train.options import TrainOptions
 
+_OF_RECIPE = ("params", "lr", "initial_lr", "betas", "beta3", "eps", "weight_decay")
+"""Entries of a group that the recipe decides; all others are the optimizer's own."""
+_LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "state1", "state2")
 _OUTLIER, _MOST_SHORTENED = 5.0, 10.0
 """How many times clip_norm a gradient is an outlier at, and how many times shorter than clip_norm it gets at most."""
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions) -> Optimizer:
-    """AdamW over two groups: matrices, which are decayed, and vectors (norms, magnitudes, biases), which are not.
+    """The recipe's optimizer over two groups: matrices, which are decayed, and vectors (norms, biases), which are not.
 
-    Raises RunError where a parameter is not fp32: small steps would round to nothing.
+    Raises RunError where a parameter is not fp32, since small steps would round to nothing, and where the optimizer's
+    package is not installed.
     """
     low = [f"{name} ({p.dtype})" for name, p in parameters.items() if p.dtype != torch.float32]
     if low or not parameters:
@@ -38,7 +44,61 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions
         for members, decay in ((matrices, options.weight_decay), (vectors, 0.0))
         if members
     ]
-    return AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+    return MAKERS[options.optimizer](groups, options)
+
+
+Groups = list[dict[str, Any]]
+
+
+def _torch(kind: type[Optimizer]) -> Callable[[Groups, TrainOptions], Optimizer]:
+    return lambda groups, options: kind(groups, lr=options.lr, betas=options.betas, eps=options.eps)  # type: ignore[call-arg]
+
+
+def _eight_bit(name: str) -> Callable[[Groups, TrainOptions], Optimizer]:
+    def make(groups: Groups, options: TrainOptions) -> Optimizer:
+        check_optimizer(options)
+        kinds = import_module("bitsandbytes").optim
+        return getattr(kinds, name)(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+
+    return make
+
+
+def _prodigy(groups: Groups, options: TrainOptions) -> Optimizer:
+    check_optimizer(options)
+    return import_module("prodigyopt").Prodigy(
+        groups,
+        lr=options.lr,
+        betas=options.betas,
+        beta3=options.prodigy_beta3,
+        eps=options.eps,
+        decouple=options.prodigy_decoupled,
+        use_bias_correction=options.prodigy_bias_correction,
+        safeguard_warmup=options.prodigy_safeguard_warmup,
+    )
+
+
+MAKERS: dict[str, Callable[[Groups, TrainOptions], Optimizer]] = {
+    "adamw": _torch(AdamW),
+    "adam": _torch(Adam),
+    "adamw_8bit": _eight_bit("AdamW8bit"),
+    "adam_8bit": _eight_bit("Adam8bit"),
+    "prodigy": _prodigy,
+}
+_PACKAGES = {"adamw_8bit": ("bitsandbytes", "gpu"), "adam_8bit": ("bitsandbytes", "gpu"),
+             "prodigy": ("prodigyopt", "optimizers")}  # fmt: skip
+
+
+def check_optimizer(options: TrainOptions) -> None:
+    """Raise RunError where the recipe's optimizer comes from a package that is not installed. Loads nothing."""
+    package, extra = _PACKAGES.get(options.optimizer, ("", ""))
+    if package and find_spec(package) is None:
+        raise RunError(
+            Problem(
+                f"the optimizer {options.optimizer} is not installed",
+                found=f"no package {package}",
+                do=f"pip install 'cinelora[{extra}]', or set train.optimizer = \"adamw\"",
+            )
+        )
 
 
 def clip_limit(
@@ -113,15 +173,19 @@ class Learner:
             self.average.update(number)
 
     def state(self) -> dict[str, Any]:
-        """The optimizer's state by parameter name."""
-        return {name: self.optimizer.state[p] for name, p in self.parameters.items() if p in self.optimizer.state}
+        """The optimizer's state by parameter name, and under "" what it keeps for whole groups (prodigy's rate)."""
+        found = {name: self.optimizer.state[p] for name, p in self.parameters.items() if p in self.optimizer.state}
+        groups = [{k: v for k, v in group.items() if k not in _OF_RECIPE} for group in self.optimizer.param_groups]
+        return {**found, "": {"groups": groups}}
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Take saved state over; rates and decays stay those of this run. Raises WeightsError where shapes differ."""
+        kept = state.get("", {}).get("groups", [])
+        state = {name: found for name, found in state.items() if name}
         for name, found in state.items():
             parameter = self.parameters.get(name)
             fits = parameter is not None and all(
-                v.shape in (parameter.shape, torch.Size([])) for v in found.values() if torch.is_tensor(v)
+                value.shape == parameter.shape for key, value in found.items() if key in _LIKE_PARAMETERS
             )
             if not fits:
                 raise WeightsError(
@@ -137,3 +201,5 @@ class Learner:
         self.optimizer.load_state_dict(
             {"state": by_number, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
+        for group, saved in zip(self.optimizer.param_groups, kept, strict=False):
+            group.update(saved)

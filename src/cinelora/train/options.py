@@ -8,6 +8,8 @@ from cinelora.base.dtypes import DtypeName
 from cinelora.contracts.options import Options, option
 
 DEFAULT_STEPS = 1000
+_PRODIGY = ("optimizer", ("prodigy",))
+_LEAST_PRODIGY_LR = 0.1
 _DECAYING = ("linear", "cosine", "cosine_restarts", "polynomial")
 
 
@@ -24,12 +26,29 @@ class TrainOptions(Options):
         42, "seed of everything random: data order, crops, noise, times, dropout, initial adapters", ge=0
     )
 
-    optimizer: Literal["adamw"] = option("adamw", "AdamW (Loshchilov and Hutter 2019), its state in fp32")
+    optimizer: Literal["adamw", "adam", "adamw_8bit", "adam_8bit", "prodigy"] = option(
+        "adamw",
+        "AdamW (Loshchilov and Hutter 2019) or Adam (Kingma and Ba 2015); `_8bit` keeps their state in 8 bits (needs "
+        "`pip install cinelora[gpu]`); prodigy finds its own rate (Mishchenko and Defazio 2024; needs "
+        "`pip install cinelora[optimizers]`; lr scales it, 1 is usual)",
+    )
     lr: float = option(1e-4, "largest learning rate of the schedule", gt=0)
-    betas: tuple[float, float] = option((0.9, 0.999), "AdamW's decay rates of the running mean and square of gradients")
-    eps: float = option(1e-8, "AdamW's addition to the denominator", gt=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "decay rates of the running mean and square of gradients")
+    eps: float = option(1e-8, "the optimizer's addition to the denominator", gt=0)
     weight_decay: float = option(
-        0.0, "AdamW's decay of matrices in units of the learning rate; vectors are not decayed", ge=0
+        0.0,
+        "decay of matrices, vectors are not decayed: in units of the learning rate, under adam added to the gradient",
+        ge=0,
+    )
+    prodigy_beta3: float | None = option(
+        None, "decay of prodigy's estimate of the rate; left out, the root of the second beta", only_if=_PRODIGY, gt=0
+    )
+    prodigy_decoupled: bool = option(
+        True, "whether prodigy decays weights as AdamW does, not as Adam", only_if=_PRODIGY
+    )
+    prodigy_bias_correction: bool = option(False, "whether prodigy corrects the bias of its means", only_if=_PRODIGY)
+    prodigy_safeguard_warmup: bool = option(
+        False, "whether a warm-up is kept out of prodigy's estimate; set it with warmup_steps", only_if=_PRODIGY
     )
     clip_norm: float = option(1.0, "largest norm of the whole gradient, applied once per optimizer step; 0 = off", ge=0)
     clip_norm_start_ratio: float = option(
@@ -84,6 +103,11 @@ class TrainOptions(Options):
             raise ValueError("clip_norm_start_ratio has no effect without clip_norm_start_steps")
         if self.clip_norm_start_steps and not self.clip_norm:
             raise ValueError("clip_norm_start_steps has no effect where clip_norm is 0")
+        if self.optimizer == "prodigy" and self.lr < _LEAST_PRODIGY_LR:
+            raise ValueError(
+                f"prodigy finds its own rate and lr only scales it: lr = {self.lr:g} would learn next to nothing; "
+                "set lr = 1"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas lie in [0, 1)")
         return self

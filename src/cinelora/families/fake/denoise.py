@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from cinelora.base.dtypes import torch_dtype
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Batch
+from cinelora.nets.conditions import dropped_text
 
 WIDTH = 16
 
@@ -63,11 +64,17 @@ class FakeDenoiser:
         """One part."""
         return {"transformer": self.net}
 
-    def condition(self, batch: Batch, rng: Generator) -> dict[str, Tensor]:
+    def arranged(self, latents: Tensor) -> Tensor:
+        """As they are."""
+        return latents
+
+    def restored(self, latents: Tensor, frames: int) -> Tensor:
+        """As they are."""
+        return latents
+
+    def condition(self, batch: Batch, rng: Generator | None) -> dict[str, Tensor]:
         """Put the blank in place of some clips' text."""
-        text = batch.conditions["text"]
-        drop = torch.rand(len(text), generator=rng) < self.text_dropout
-        return {"text": torch.where(drop.view(-1, 1, 1).to(text.device), self.blank["text"].to(text), text)}
+        return {"text": dropped_text(batch.conditions["text"], self.blank, self.text_dropout, rng)}
 
     def predict(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         """x B 4 T h w, t B in [0, 1000]."""

@@ -110,6 +110,21 @@ _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _FFN = r"ffn\.net\.(0\.proj|2)"
 _AROUND = r"condition_embedder\.(text_embedder\.linear_[12]|time_embedder\.linear_[12]|time_proj)|proj_out"
 
+_USAGE = """
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import export_to_video
+
+pipe = DiffusionPipeline.from_pretrained("{base}", torch_dtype=torch.bfloat16).to("cuda")
+pipe.load_lora_weights("{repository}", weight_name="{file}")
+video = pipe(
+    prompt={prompt},
+    num_frames={frames}, height={height}, width={width},
+    guidance_scale={guidance}, num_inference_steps={num_steps},
+).frames[0]
+export_to_video(video, "sample.mp4", fps={fps})
+"""
+
 CARD = Family(
     name="wan",
     title="Wan",
@@ -127,4 +142,5 @@ CARD = Family(
     lora_layouts="cinelora.families.wan.layouts:LORA_LAYOUTS",
     weight_layouts="cinelora.families.wan.layouts:WEIGHT_LAYOUTS",
     pipeline="cinelora.families.wan.pipeline:open_pipeline",
+    usage=_USAGE,
 )

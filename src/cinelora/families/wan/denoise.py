@@ -3,7 +3,6 @@
 In: latents B 16 T H W, t B in [0, 1000], conditions {"text": B S D}. Out: the flow noise - clean, same shape.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,12 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Generator, Tensor, nn
 
 from cinelora.base.dtypes import torch_dtype
-from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Batch
 from cinelora.families.wan.layouts import WEIGHT_LAYOUTS
-from cinelora.families.wan.weights import Component, build, fill, locate, refuse_other
+from cinelora.families.wan.places import open_base
+from cinelora.nets.conditions import dropped_text
+from cinelora.nets.weights import build, check_network, network_of, open_network
 
 
 class WanDenoiser:
@@ -35,20 +35,17 @@ class WanDenoiser:
         """One part."""
         return {"transformer": self.net}
 
-    def condition(self, batch: Batch, rng: Generator) -> dict[str, Tensor]:
+    def arranged(self, latents: Tensor) -> Tensor:
+        """As they are."""
+        return latents
+
+    def restored(self, latents: Tensor, frames: int) -> Tensor:
+        """As they are."""
+        return latents
+
+    def condition(self, batch: Batch, rng: Generator | None) -> dict[str, Tensor]:
         """The text, with that of some clips left out. Raises RunError where `blank` is needed and not set."""
-        text = batch.conditions["text"]
-        if self.text_dropout <= 0:
-            return {"text": text}
-        if "text" not in self.blank:
-            raise RunError(
-                Problem(
-                    "text dropout needs the embedding of the empty caption",
-                    do="set denoiser.blank = encoder.blank() before training, or text_dropout = 0",
-                )
-            )
-        dropped = torch.rand(len(text), generator=rng) < self.text_dropout
-        return {"text": torch.where(dropped.view(-1, 1, 1).to(text.device), self.blank["text"].to(text), text)}
+        return {"text": dropped_text(batch.conditions["text"], self.blank, self.text_dropout, rng)}
 
     def predict(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         """x B 16 T H W, t B -> flow B 16 T H W, in x's format; inside, in the network's own."""
@@ -62,11 +59,9 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
 
     Raises WeightsError where the base is of another variant, incomplete, or has keys too many.
     """
-    component = locate(base, "transformer", WEIGHT_LAYOUTS)
-    network = _network_of(component, variant)
-    net = build_net(network)
-    dtype_of = _dtype_rule(torch_dtype(dtype))
-    fill(net, component.tensors(), of=f"denoiser of {variant.title}", dtype_of=dtype_of, where=component.where)
+    component = open_base(base).component("transformer", WEIGHT_LAYOUTS)
+    net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
+    open_network(net, component, of=f"denoiser of {variant.title}", dtype_of=_dtype_rule(torch_dtype(dtype)))
     return WanDenoiser(net)
 
 
@@ -75,9 +70,9 @@ def check_base(base: str, variant: Variant) -> None:
 
     Raises WeightsError as `open_denoiser` does.
     """
-    component = locate(base, "transformer", WEIGHT_LAYOUTS)
-    net = build_net(_network_of(component, variant))
-    refuse_other(net, component.outline(), of=f"denoiser of {variant.title}", where=component.where)
+    component = open_base(base).component("transformer", WEIGHT_LAYOUTS)
+    net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
+    check_network(net, component, of=f"denoiser of {variant.title}")
 
 
 def skeleton(variant: Variant) -> dict[str, nn.Module]:
@@ -94,27 +89,6 @@ def build_net(network: Mapping[str, Any]) -> WanTransformer3DModel:
     config = net.config
     net.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
     return net
-
-
-def _network_of(component: Component, variant: Variant) -> dict[str, Any]:
-    """The variant's constructor arguments; a config beside the weights must not contradict them."""
-    network = dict(variant.network["transformer"])
-    if component.config is None:
-        return network
-    known = inspect.signature(WanTransformer3DModel.__init__).parameters
-    stated = {key: value for key, value in component.config.items() if key in known}
-    wrong = {key: stated[key] for key in network if key in stated and stated[key] != network[key]}
-    if wrong:
-        raise WeightsError(
-            Problem(
-                f"the base is not {variant.title}",
-                found=", ".join(f"{key} {value}" for key, value in wrong.items()),
-                allowed=", ".join(f"{key} {network[key]}" for key in wrong),
-                where=str(component.files[0].parent / "config.json"),
-                do="set model.variant to the base's own, or name another base",
-            )
-        )
-    return {**stated, **network}
 
 
 def _dtype_rule(dtype: torch.dtype) -> Any:

@@ -1,14 +1,15 @@
-"""Owns finding and reading a Wan base: a diffusers folder, a folder or file in the original layout, a Hub id.
+"""Owns finding and reading a base: a diffusers folder, a folder or file in the original layout, a Hub id.
 
 In: what the recipe's `model.base` says. Out: components' folders, tensors, and networks that are filled whole or
-not at all. Nothing is read before it is asked for.
+not at all. Nothing is read before it is asked for. What is a family's own (names of original files, layouts) comes in.
 """
 
+import inspect
 import json
 import pickle
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,21 @@ from torch import Tensor, nn
 
 from cinelora.base.errors import Problem, Problems, WeightsError
 from cinelora.base.files import sha256_text
+from cinelora.base.log import logger
+from cinelora.base.seeds import torch_rng
 from cinelora.contracts.roles import Layout
 
-EMBEDDED = Path(__file__).parent / "tiny"
-ORIGINAL_FILES: dict[str, tuple[str, ...]] = {
-    "transformer": ("diffusion_pytorch_model*.safetensors", "*.safetensors"),
-    "vae": ("Wan2.1_VAE.pth", "Wan2.1_VAE.safetensors", "wan_2.1_vae.safetensors"),
-    "text_encoder": ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors"),
-    "tokenizer": ("google/umt5-xxl",),
-}
 _SHARD = re.compile(r".*-\d+-of-(?P<count>\d+)")
 _PROBE_BYTES, _NUM_PROBES = 1 << 20, 16
 
 
+RANDOM = "random"
+"""The base whose weights are drawn: to try out a recipe and to test, never for results."""
+
+
 @dataclass(frozen=True)
 class Component:
-    """One network of a base on disk: its files, and its config where the base has one."""
+    """One network of a base on disk: its files, and its config where the base has one. No files = drawn weights."""
 
     name: str
     files: tuple[Path, ...]
@@ -44,6 +44,8 @@ class Component:
     @property
     def where(self) -> str:
         """The file, or the folder of several."""
+        if not self.files:
+            return RANDOM
         return str(self.files[0] if len(self.files) == 1 else self.files[0].parent)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,49 +78,107 @@ class Component:
         return sha256_text(self.config, *(_file_fingerprint(file) for file in self.files))
 
 
-def locate(base: str, component: str, layouts: Sequence[Layout]) -> Component:
-    """Find a component of a base. Raises WeightsError that lists where was looked."""
-    root = _root(base, component)
-    folder = root / component
-    if (folder / "config.json").is_file():
-        config = _json(folder / "config.json")
-        return Component(component, _weights_of(folder), config, layouts)
-    if root.is_file() and component == "transformer":
-        return Component(component, (root,), None, layouts)
-    beside = root.parent if root.is_file() else root
-    for pattern in ORIGINAL_FILES[component]:
-        files = tuple(sorted(file for file in beside.glob(pattern) if file.is_file()))
-        if files:
-            files = _one_checkpoint(files, beside) if component == "transformer" else files
-            return Component(component, files, None, layouts)
-    raise WeightsError(
-        Problem(
-            f"the base has no {component}",
-            found=str(root),
-            allowed=f"{component}/config.json with its weights, or {' or '.join(ORIGINAL_FILES[component])}",
-            do="name a diffusers folder, a folder of the original release, a single file or a Hub id as model.base",
+@dataclass(frozen=True)
+class Base:
+    """A base checkpoint by the name that a recipe gives it: a folder, a file, or a Hub id (OWNER/NAME@REVISION).
+
+    "#fp16" behind a folder or id takes the files of that kind (model.fp16.safetensors) where a component has some.
+    `originals` names the files of each component in the family's original release, in the order of preference;
+    `embedded` is the folder that the name "embedded" stands for, where the family has one.
+    """
+
+    name: str
+    originals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    embedded: Path | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """True where no files stand behind the base."""
+        return self.name == RANDOM
+
+    def component(self, name: str, layouts: Sequence[Layout]) -> Component:
+        """Find a network of the base. Raises WeightsError that lists where was looked."""
+        if self.is_random:
+            return Component(name, (), None, layouts)
+        root = self._root(name)
+        folder = root / name
+        if (folder / "config.json").is_file():
+            return Component(name, _weights_of(folder, self._split[1]), read_json(folder / "config.json"), layouts)
+        if root.is_file() and name == "transformer":
+            return Component(name, (root,), None, layouts)
+        beside = root.parent if root.is_file() else root
+        originals = self.originals.get(name, ())
+        for pattern in originals:
+            files = tuple(sorted(file for file in beside.glob(pattern) if file.is_file()))
+            if files:
+                files = _one_checkpoint(files, beside) if name == "transformer" else files
+                return Component(name, files, None, layouts)
+        raise WeightsError(
+            Problem(
+                f"the base has no {name}",
+                found=str(root),
+                allowed=" or ".join((f"{name}/config.json with its weights", *originals)),
+                do="name a diffusers folder, a folder of the original release, a single file or a Hub id as model.base",
+            )
         )
-    )
 
-
-def tokenizer_folder(base: str) -> Path:
-    """The folder of the tokenizer. Raises WeightsError."""
-    root = _root(base, "tokenizer")
-    beside = root.parent if root.is_file() else root
-    for folder in (beside / "tokenizer", *(beside / name for name in ORIGINAL_FILES["tokenizer"])):
-        if folder.is_dir():
-            return folder
-    raise WeightsError(
-        Problem(
-            "the base has no tokenizer",
-            found=str(beside),
-            allowed=f"tokenizer/ or {ORIGINAL_FILES['tokenizer'][0]}/",
-            do="put the tokenizer's folder beside the weights",
+    def folder(self, name: str) -> Path:
+        """The folder of what is no network, such as the tokenizer. Raises WeightsError."""
+        root = self._root(name)
+        beside = root.parent if root.is_file() else root
+        places = (name, *self.originals.get(name, ()))
+        for folder in (beside / place for place in places):
+            if folder.is_dir():
+                return folder
+        raise WeightsError(
+            Problem(
+                f"the base has no {name}",
+                found=str(beside),
+                allowed=" or ".join(f"{place}/" for place in places),
+                do=f"put the {name}'s folder beside the weights",
+            )
         )
-    )
+
+    @property
+    def _split(self) -> tuple[str, str]:
+        """The place, and the kind of files behind "#"; a path with a # in it is meant as it stands."""
+        place, mark, kind = self.name.rpartition("#")
+        return (place, kind) if mark and not Path(self.name).expanduser().exists() else (self.name, "")
+
+    def _root(self, component: str) -> Path:
+        if self.name == "embedded" and self.embedded is not None:
+            return self.embedded
+        place, _ = self._split
+        path = Path(place).expanduser()
+        if path.exists():
+            return path
+        if place.count("/") == 1 and not place.startswith((".", "~", "/")):
+            return self._from_hub(component)
+        raise WeightsError(
+            Problem("the base does not exist", found=self.name, do="name a folder, a file or a Hub id (org/name)")
+        )
+
+    def _from_hub(self, component: str) -> Path:
+        """Fetch one component of a Hub repository into the Hub's own cache."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        repository, _, revision = self._split[0].partition("@")
+        originals = [f"{name}*" for name in self.originals.get(component, ())[:1]]
+        wanted = [f"{component}/*", "model_index.json", *originals]
+        try:
+            return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+        except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+            raise WeightsError(
+                Problem(
+                    f"cannot fetch the {component} of {self.name} from the Hub",
+                    found=f"{type(error).__name__}: {error}".splitlines()[0],
+                    do="check the name and the connection, or name a folder as model.base",
+                )
+            ) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The table in a JSON file of a base. Raises WeightsError where it is none."""
     try:
         found = json.loads(path.read_bytes())
@@ -130,43 +190,21 @@ def _json(path: Path) -> dict[str, Any]:
     raise WeightsError(Problem("a file of the base is damaged", found=what, where=str(path), do="fetch it anew"))
 
 
-def _root(base: str, component: str) -> Path:
-    if base == "embedded":
-        return EMBEDDED
-    path = Path(base).expanduser()
-    if path.exists():
-        return path
-    if base.count("/") == 1 and not base.startswith((".", "~", "/")):
-        return _from_hub(base, component)
-    raise WeightsError(
-        Problem("the base does not exist", found=base, do="name a folder, a file or a Hub id (org/name)")
-    )
+def _weights_of(folder: Path, kind: str = "") -> tuple[Path, ...]:
+    """The weight files of a diffusers or transformers folder: those of the index where there is one.
 
-
-def _from_hub(base: str, component: str) -> Path:
-    """Fetch one component of a Hub repository into the Hub's own cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    wanted = [f"{component}/*", "model_index.json", *(f"{name}*" for name in ORIGINAL_FILES[component][:1])]
-    try:
-        return Path(snapshot_download(base, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise WeightsError(
-            Problem(
-                f"cannot fetch the {component} of {base} from the Hub",
-                found=f"{type(error).__name__}: {error}".splitlines()[0],
-                do="check the name and the connection, or name a folder as model.base",
-            )
-        ) from error
-
-
-def _weights_of(folder: Path) -> tuple[Path, ...]:
-    """The weight files of a diffusers or transformers folder: those of the index where there is one."""
+    Of a `kind` ("fp16") where the folder has files of it, which it tells; without one the plain files come first.
+    """
+    if kind and (found := _of_kind(folder, kind)):
+        return found
+    if kind:
+        logger.info("%s has no files of kind %s: its plain ones are read", folder, kind)
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is not None:
         return _of_index(index)
     files = tuple(sorted(folder.glob("*.safetensors")))
+    plain = tuple(file for file in files if "." not in file.stem)
+    files = plain if len(plain) == 1 else files
     if len(files) != 1:
         raise WeightsError(
             Problem(
@@ -179,8 +217,13 @@ def _weights_of(folder: Path) -> tuple[Path, ...]:
     return files
 
 
+def _of_kind(folder: Path, kind: str) -> tuple[Path, ...]:
+    index = next(iter(sorted(folder.glob(f"*.safetensors.index.{kind}.json"))), None)
+    return _of_index(index) if index is not None else tuple(sorted(folder.glob(f"*.{kind}.safetensors")))
+
+
 def _of_index(index: Path) -> tuple[Path, ...]:
-    files = tuple(sorted({index.parent / str(name) for name in _json(index).get("weight_map", {}).values()}))
+    files = tuple(sorted({index.parent / str(name) for name in read_json(index).get("weight_map", {}).values()}))
     if not files:
         raise WeightsError(Problem("the index names no weight files", where=str(index), do="fetch it anew"))
     missing = [file.name for file in files if not file.is_file()]
@@ -255,6 +298,65 @@ def build(make: Callable[[], nn.Module]) -> nn.Module:
     """The network without memory for its weights."""
     with torch.device("meta"):
         return make()
+
+
+def network_of(
+    component: Component, kind: type[nn.Module], network: Mapping[str, Any], *, title: str
+) -> dict[str, Any]:
+    """The constructor arguments of a variant, and what the config beside the weights adds to them.
+
+    Raises WeightsError where that config contradicts the variant.
+    """
+    if component.config is None:
+        return dict(network)
+    known = inspect.signature(kind.__init__).parameters
+    stated = {key: value for key, value in component.config.items() if key in known}
+    wrong = {key: stated[key] for key in network if key in stated and stated[key] != network[key]}
+    if wrong:
+        raise WeightsError(
+            Problem(
+                f"the base is not {title}",
+                found=", ".join(f"{key} {value}" for key, value in wrong.items()),
+                allowed=", ".join(f"{key} {network[key]}" for key in wrong),
+                where=str(component.files[0].parent / "config.json"),
+                do="set model.variant to the base's own, or name another base",
+            )
+        )
+    return {**stated, **network}
+
+
+def open_network(
+    net: nn.Module,
+    component: Component,
+    *,
+    of: str,
+    dtype_of: Callable[[str], torch.dtype],
+    mend: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda tensors: tensors,
+) -> None:
+    """Give a network of `build` its component's weights and freeze it. Raises WeightsError as `refuse_other` does.
+
+    `mend` adds what files may leave out, such as the second name of a tied table.
+    """
+    tensors = mend(component.tensors()) if component.files else _drawn(net)
+    fill(net, tensors, of=of, dtype_of=dtype_of, where=component.where)
+
+
+def check_network(net: nn.Module, component: Component, *, of: str) -> None:
+    """See by the files' headers alone that a component fits. Raises WeightsError as `refuse_other` does."""
+    if component.files:
+        refuse_other(net, component.outline(), of=of, where=component.where)
+
+
+def _drawn(net: nn.Module) -> dict[str, Tensor]:
+    """Weights by name: matrices with deviation 1 / sqrt(inputs), scales 1, all else 0; the same in every process."""
+    found = {}
+    for name, weight in net.state_dict().items():
+        if weight.ndim < 2:
+            found[name] = torch.ones(weight.shape) if name.endswith("weight") else torch.zeros(weight.shape)
+        else:
+            drawn = torch.randn(weight.shape, generator=torch_rng("random base", name))
+            found[name] = drawn / weight[0].numel() ** 0.5
+    return found
 
 
 def fill(

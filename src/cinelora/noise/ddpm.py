@@ -1,0 +1,104 @@
+"""Owns discrete diffusion: the table of alphas, what noising is, what is asked for, and how the answer is judged.
+
+In: clean latents B C T H W. Out: x = sqrt(a_t) clean + sqrt(1 - a_t) noise with whole times t in [0, N), and a target
+of the kind that the base predicts (Ho et al. 2020; velocity: Salimans and Ho 2022). Plays `contracts.roles.Process`.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.roles import Sampler
+from cinelora.noise.loss import squared_error
+from cinelora.noise.options import NoiseOptions
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, open_discrete
+from cinelora.noise.timesteps import Timesteps
+
+
+def alphas_of(options: NoiseOptions) -> Tensor:
+    """The products a_t of all alphas up to t, N numbers in float64.
+
+    Betas are even in themselves ("linear") or in their roots ("scaled_linear"); then the signal-to-noise ratio is
+    divided by `snr_shift`: a / (s + (1 - s) a); then the last a is brought to 0 where `zero_terminal_snr` says so:
+    sqrt(a) is shifted and stretched so that its first stays (Lin et al. 2024, algorithm 1).
+    """
+    power = 0.5 if options.betas == "scaled_linear" else 1.0
+    ends = options.beta_start**power, options.beta_end**power
+    # diffusers builds its tables in fp32 or float64 by class; float64 is what CogVideoX's are made in.
+    betas = torch.linspace(*ends, NUM_TRAIN_TIMESTEPS, dtype=torch.float64) ** (1 / power)
+    alphas = torch.cumprod(1 - betas, 0)
+    alphas = alphas / (options.snr_shift + (1 - options.snr_shift) * alphas)
+    if options.zero_terminal_snr:
+        root = alphas.sqrt()
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+    return alphas
+
+
+class Ddpm:
+    """The discrete process with its times and weights; training, held-out losses and previews share one object."""
+
+    def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
+        self.options = options
+        self.timesteps = Timesteps(options, rank=rank, world=world)
+        self.alphas = alphas_of(options)
+
+    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+        """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
+        u = self.timesteps.draw(len(clean), rng)
+        return self.mix(clean, self._like(clean, rng), self._whole(u))
+
+    def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
+        """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
+        return self.mix(clean, self._like(clean, rng), self._whole(self.timesteps.at(t.to("cpu"))))
+
+    def mix(self, clean: Tensor, noise: Tensor, t: Tensor) -> Noised:
+        """x = sqrt(a_t) clean + sqrt(1 - a_t) noise in fp32, at whole times t B; all draws are given."""
+        clean, noise = clean.float(), noise.float()
+        alpha = self.alphas[t.to("cpu").long()]
+        # 1 - a is taken in float64: in half precision it would be 0 at the first times.
+        signal, sigma = (part.float().to(clean.device) for part in (alpha.sqrt(), (1 - alpha).sqrt()))
+        keep, add = (part.view(-1, *[1] * (clean.ndim - 1)) for part in (signal, sigma))
+        targets = {"v": keep * noise - add * clean, "eps": noise, "x0": clean}
+        return Noised(
+            x=keep * clean + add * noise,
+            t=t.float().to(clean.device),
+            target=targets[self.options.prediction],
+            weight=self._weight(alpha).to(clean.device),
+            sigma=sigma,
+        )
+
+    def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> Loss:
+        """The weighted mean squared error of the prediction (`noise.loss`), in fp32.
+
+        Of a velocity this equals the mean of (x0 error)^2 / (1 - a_t), the form of CogVideoX's reference.
+        """
+        return squared_error(prediction, noised, batch)
+
+    def sampler(self, num_steps: int, kind: str) -> Sampler:
+        """A walk of `num_steps` over the table of training. Raises RecipeError for an unknown kind."""
+        return open_discrete(kind, num_steps, self.options)
+
+    def clean_of(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that a prediction at x B C T H W, t B stands for, fp32."""
+        alpha = self.alphas[t.to("cpu").long()].view(-1, *[1] * (x.ndim - 1)).to(x.device)
+        keep, add = alpha.sqrt().float(), (1 - alpha).sqrt().float()
+        if self.options.prediction == "v":
+            return keep * x.float() - add * prediction.float()
+        if self.options.prediction == "eps":
+            return (x.float() - add * prediction.float()) / keep
+        return prediction.float()
+
+    def _whole(self, u: Tensor) -> Tensor:
+        return (u.double() * NUM_TRAIN_TIMESTEPS).long().clamp(0, NUM_TRAIN_TIMESTEPS - 1)
+
+    def _weight(self, alpha: Tensor) -> Tensor:
+        """1, or min-SNR's weight of this prediction (Hang et al. 2023): min(snr, g) over what the plain loss counts."""
+        gamma = self.options.min_snr
+        if not gamma:
+            return torch.ones(len(alpha))
+        capped = torch.minimum(alpha, gamma * (1 - alpha))  # min(snr, g) (1 - a), finite at both ends
+        plain = {"v": torch.ones_like(alpha), "eps": alpha, "x0": 1 - alpha}[self.options.prediction]
+        return (capped / plain).nan_to_num(nan=1.0).float()
+
+    def _like(self, clean: Tensor, rng: Generator) -> Tensor:
+        return torch.randn(clean.shape, generator=rng, device=rng.device).to(clean.device)

@@ -1,0 +1,89 @@
+"""Owns the model card that goes to the Hub with an adapter: what it is, samples, and the lines that load it.
+
+In: the `Run`, the family's usage lines. Out: Markdown with the Hub's front matter.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cinelora.report.run_folder import AdapterFacts, Run
+
+NUM_SAMPLES = 4
+"""Videos that a card shows."""
+
+
+def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, Any]) -> str:
+    """The card of a finished run. `usage` is a template with {base}, {repository}, {file}, {prompt} and `numbers`."""
+    adapter = next((one for one in run.adapters if one.layout == "diffusers" and ".best." not in one.path.name), None)
+    facts = dict(adapter.metadata) if adapter else {}
+    base, samples = facts.get("base", ""), shown_samples(run)
+    prompt = run.prompts[0].text if run.prompts else "a prompt like the captions of the training"
+    lines = [*_front(run, facts, samples), f"# {run.name}", "", _what(facts), ""]
+    if samples:
+        lines += ["## Samples", ""]
+        for number, text in zip(samples, _texts(run, samples), strict=True):
+            lines += [
+                f'<video controls muted loop src="{Path("samples") / f"{number:02d}.mp4"}"></video>',
+                "",
+                text,
+                "",
+            ]
+    if usage and adapter:
+        words = {"base": base, "repository": repository, "file": adapter.path.name, "prompt": json.dumps(prompt)}
+        lines += ["## Use", "", "```python", usage.format(**{**words, **numbers}).strip(), "```", ""]
+        lines += ["The file states its own strength (alpha / rank), which diffusers applies: no scaling by hand.", ""]
+    lines += ["## Training", "", *_training(run, adapter, facts), ""]
+    return "\n".join(lines)
+
+
+def shown_samples(run: Run) -> dict[int, Path]:
+    """The newest samples by the number of their prompt, as many as a card shows."""
+    newest = run.after[-1].files if run.after else {}
+    return dict(sorted(newest.items())[:NUM_SAMPLES])
+
+
+def _texts(run: Run, samples: Mapping[int, Path]) -> list[str]:
+    return [_plain(run.prompts[number].text) if number < len(run.prompts) else "" for number in samples]
+
+
+def _plain(text: str) -> str:
+    """Caption text on one line that Markdown and HTML leave alone."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;").replace("`", "\\`").replace("*", "\\*")
+
+
+def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path]) -> list[str]:
+    base = facts.get("base", "")
+    task = "image-to-video" if "i2v" in facts.get("variant", "") else "text-to-video"
+    tags = [task, "lora", "diffusers", "cinelora", *filter(None, [facts.get("family", "")])]
+    lines = ["---", f"library_name: {json.dumps('diffusers')}", f"pipeline_tag: {json.dumps(task)}"]
+    if base.count("/") == 1 and not base.startswith(("/", ".")):
+        lines.append(f"base_model: {json.dumps(base)}")
+    lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
+    if samples:
+        lines.append("widget:")
+        for number, text in zip(samples, _texts(run, samples), strict=True):
+            lines += [f"- text: {json.dumps(text)}", "  output:", f"    url: samples/{number:02d}.mp4"]
+    return [*lines, "---", ""]
+
+
+def _what(facts: Mapping[str, str]) -> str:
+    model = "/".join(filter(None, (facts.get("family"), facts.get("variant"))))
+    return f"A LoRA for {model or 'a video diffusion model'}, trained with cinelora."
+
+
+def _training(run: Run, adapter: AdapterFacts | None, facts: Mapping[str, str]) -> list[str]:
+    used = sum(row.status == "used" for row in run.rows)
+    train = run.recipe.get("train", {})
+    rows = {
+        "base": facts.get("base"),
+        "clips": used or None,
+        "steps": facts.get("steps"),
+        "rank": facts.get("rank"),
+        "alpha": facts.get("alpha"),
+        "targets": facts.get("targets"),
+        "learning rate": train.get("lr") if isinstance(train, Mapping) else None,
+        "file": adapter.path.name if adapter else None,
+    }
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value is not None)]
