@@ -16,8 +16,6 @@ from rich.console import Console
 T = TypeVar("T")
 
 logger = logging.getLogger("cinelora")
-# Imported by peft wherever it is installed, it tells of kernels of its own that nobody here asks for.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 _LINE_EVERY_SECONDS = 10.0
 _LOG_COLUMNS = 140
 
