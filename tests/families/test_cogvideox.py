@@ -238,3 +238,14 @@ def test_comfyui_files_name_the_modules_of_its_own_network():
     for ours, theirs in names.items():
         (found,) = comfyui.from_native({f"transformer.{ours}.lora_A.weight": weight})
         assert found == f"diffusion_model.{theirs}.lora_A.weight"
+
+
+def test_a_walk_of_another_process_is_told_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    encode(tmp_path / "clips" / "a.mp4", flat_frames(5, 32, 48), fps=8)
+    (tmp_path / "clips" / "a.txt").write_text("x")
+    with pytest.raises(RecipeError, match=r"preview\.sampler|ddim, dpm-sde"):
+        train_loaded(recipe(tmp_path, "tiny", prompts=["x"], sampler="unipc"), RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 from cinelora.base.errors import DataError, Problem, Problems, RecipeError, RunError, nearest
 from cinelora.base.log import open_console
 from cinelora.commands.clips import check_streamed, refuse_streamed, survey_of
-from cinelora.commands.early import check_base_at_hand, check_targets
+from cinelora.commands.early import check_base_at_hand, check_previews, check_targets
 from cinelora.commands.init import split
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
@@ -28,6 +28,7 @@ def check(target: Path, *, model: str, sets: list[str], report: Path | None = No
     if is_recipe:
         check_streamed(loaded)
         check_targets(loaded)
+        check_previews(loaded)
         check_base_at_hand(loaded)
     if report:
         refuse_run(report)

@@ -1,11 +1,14 @@
-"""Owns the early looks, before any weight is read: [lora] targets against names, the base against its headers."""
+"""Owns the early looks, before any weight is read: targets, the base's headers, what previews start from."""
 
 from pathlib import Path
 
-from cinelora.base.errors import Problems, RecipeError
+from cinelora.base.errors import Problem, Problems, RecipeError
+from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
 from cinelora.families import registry
 from cinelora.lora.targets import sizes
+from cinelora.noise.registry import open_process
+from cinelora.preview.sample import check_pictures
 
 
 def check_targets(loaded: Loaded) -> None:
@@ -40,3 +43,29 @@ def check_base_at_hand(loaded: Loaded) -> None:
     """`check_base` for a base that is on this machine; one on the Hub is looked at when it is fetched."""
     if loaded.base == "embedded" or Path(loaded.base).exists():
         check_base(loaded)
+
+
+def check_previews(loaded: Loaded) -> None:
+    """See that previews have the pictures that the variant starts from, and a walk of its process.
+
+    Raises RecipeError.
+    """
+    options = loaded.recipe.preview
+    if not options.prompts:
+        return
+    try:
+        check_pictures(encoder_of(loaded), len(options.images))
+        open_process(loaded.recipe.noise).sampler(options.num_steps, options.sampler)
+    except RecipeError as error:
+        raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
+    missing = [path for path in pictures_of(loaded) if not path.is_file()]
+    if missing:
+        where, do = "preview.images", "correct the path, which starts from the recipe's folder"
+        found = ", ".join(map(str, missing))
+        problem = Problem("a picture to start from is missing", found=found, where=where, do=do)
+        raise RecipeError(loaded.source.located(problem))
+
+
+def pictures_of(loaded: Loaded) -> list[Path]:
+    """The pictures that previews start from; relative ones from the recipe's folder."""
+    return [loaded.folder / Path(image).expanduser() for image in loaded.recipe.preview.images]

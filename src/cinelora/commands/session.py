@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
 from cinelora.commands.clips import cache_of, words_of
+from cinelora.commands.early import pictures_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
 from cinelora.config.write import resolved
@@ -30,7 +30,7 @@ from cinelora.lora.inject import inject
 from cinelora.lora.prove import Probe, prove, take_probe
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import preview_bucket
-from cinelora.preview.sample import check_pictures, decode, picture_conditions, prompt_conditions, walk, walk_of
+from cinelora.preview.sample import decode, picture_conditions, prompt_conditions, walk, walk_of
 from cinelora.report.versions import versions
 from cinelora.train.place import Place, settle
 
@@ -52,8 +52,6 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
     """
     options, encoder = loaded.recipe.preview, encoding.encoder
     words = words_of(loaded)
-    if options.prompts:
-        check_pictures(encoder, len(options.images))
     if loaded.recipe.data.cache == "on":
         *conditions, negative, blank = cache_of(loaded).captions(words, encoding)
     else:
@@ -65,18 +63,11 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
 
 
 def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tensor]]:
-    """What the recipe's pictures become, one table for each prompt; empty ones where the variant takes none.
-
-    Raises RecipeError for pictures that are not there.
-    """
+    """What the recipe's pictures become, one table for each prompt; empty ones where the variant takes none."""
     options = loaded.recipe.preview
     if not options.images or not options.prompts:
         return [{} for _ in options.prompts]
-    pictures = [loaded.folder / Path(image).expanduser() for image in options.images]
-    missing = [str(path) for path in pictures if not path.is_file()]
-    if missing:
-        where, do = "preview.images", "correct the path, which starts from the recipe's folder"
-        raise RecipeError(Problem("a picture to start from is missing", found=", ".join(missing), where=where, do=do))
+    pictures = pictures_of(loaded)
     bucket = preview_bucket(options, loaded.variant.geometry)
     seen = picture_conditions(encoder, pictures, bucket, device=device)
     return seen * len(options.prompts) if len(seen) == 1 else seen

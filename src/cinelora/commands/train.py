@@ -8,7 +8,7 @@ from pathlib import Path
 from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
-from cinelora.commands.early import check_base, check_targets
+from cinelora.commands.early import check_base, check_previews, check_targets
 from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, prove_files, speak
@@ -99,6 +99,7 @@ def train_loaded(
     check_optimizer(loaded.recipe.train)
     plan = plan_of(loaded)
     check_targets(loaded)
+    check_previews(loaded)
     check_base(loaded)
     place = open_place(loaded.recipe.train)
     console.quiet = not place.first  # one voice for all ranks

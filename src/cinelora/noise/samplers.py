@@ -145,7 +145,11 @@ def _check(kind: str, num_steps: int, known: Mapping[str, object]) -> None:
     if kind not in known:
         raise RecipeError(
             Problem(
-                "this process has no such sampler", found=kind, allowed=", ".join(known), nearest=nearest(kind, known)
+                "this process has no such sampler",
+                found=kind,
+                allowed=", ".join(known),
+                nearest=nearest(kind, known),
+                where="preview.sampler",
             )
         )
     if num_steps < 1:
