@@ -6,7 +6,6 @@ from pathlib import Path
 from cinelora.base.errors import DataError, Problem, Problems, RecipeError, RunError, nearest
 from cinelora.base.log import open_console
 from cinelora.commands.clips import check_streamed, refuse_streamed, survey_of
-from cinelora.commands.early import check_base_at_hand, check_previews, check_targets
 from cinelora.commands.init import split
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
@@ -27,9 +26,7 @@ def check(target: Path, *, model: str, sets: list[str], report: Path | None = No
     loaded = load(target, sets) if is_recipe else _around(target, model or DEFAULT_MODEL)
     if is_recipe:
         check_streamed(loaded)
-        check_targets(loaded)
-        check_previews(loaded)
-        check_base_at_hand(loaded)
+        _look_early(loaded)
     if report:
         refuse_run(report)
         refuse_streamed(loaded)
@@ -54,6 +51,19 @@ def check(target: Path, *, model: str, sets: list[str], report: Path | None = No
     console.print(f"{len(plan.slots)} clips to train on{made}, {len(plan.held_out)} held out; {said}")
     following = f"train {target}" if is_recipe else f"init {model or DEFAULT_MODEL} -o my.toml"
     console.print(f"next: cinelora {following}")
+
+
+def _look_early(loaded: Loaded) -> None:
+    """What `train` looks at before it encodes; a dataset alone needs none of it."""
+    from cinelora.commands.early import (
+        check_base_at_hand,
+        check_previews,
+        check_targets,
+    )  # peft takes seconds to import
+
+    check_targets(loaded)
+    check_previews(loaded)
+    check_base_at_hand(loaded)
 
 
 def refuse_run(folder: Path) -> None:
