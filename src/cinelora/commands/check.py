@@ -119,6 +119,6 @@ def _lenient_plan(loaded: Loaded) -> tuple[Listing, Plan]:
     """The plan with every bad clip as a row rather than an error, so that the table can show them all."""
     if (streamed := survey_of(loaded)) is not None:
         return Listing(()), streamed  # the files of its clips are gone
-    data, seed = loaded.recipe.data, loaded.recipe.train.seed
-    listing = read_records(data, loaded.folder)
-    return listing, make_plan(listing, data, loaded.variant.geometry, seed=seed, lenient=True)
+    data, train = loaded.recipe.data, loaded.recipe.train
+    listing, geometry = read_records(data, loaded.folder), loaded.variant.geometry
+    return listing, make_plan(listing, data, geometry, seed=train.seed, lenient=True, micro_size=train.micro_size)

@@ -31,7 +31,8 @@ def plan_of(loaded: Loaded) -> Plan:
         check_streamed(loaded)
         return first_look(shards_of(loaded), max_clips=recipe.held_out.max_clips)
     listing = read_records(recipe.data, loaded.folder)
-    return make_plan(listing, recipe.data, loaded.variant.geometry, seed=recipe.train.seed)
+    options, seed = recipe.data, recipe.train.seed
+    return make_plan(listing, options, loaded.variant.geometry, seed=seed, micro_size=recipe.train.micro_size)
 
 
 def survey_of(loaded: Loaded) -> Plan | None:

@@ -232,10 +232,11 @@ class DataOptions(ClipRules):
     """The section [data]."""
 
     source: list[SourceOptions] = option(help="The datasets, one [[data.source]] each.", min_length=1)
-    small_buckets: Literal["partial", "repeat"] = option(
+    small_buckets: Literal["partial", "repeat", "borrow"] = option(
         "partial",
         "What happens to clips of a bucket that do not fill a micro-batch: 'partial' = the last one is smaller, "
-        "'repeat' = clips of that bucket are shown again to fill it.",
+        "'repeat' = clips of that bucket are shown again to fill it, 'borrow' = clips of other buckets that fit are "
+        "cut for it, too (where sources have no weights).",
     )
     on_bad: Literal["stop", "skip"] = option(
         "stop",

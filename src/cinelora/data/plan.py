@@ -14,6 +14,7 @@ from cinelora.base.seeds import seed_of
 from cinelora.contracts.flow import LeftOut, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.alike import equal_files
+from cinelora.data.borrow import borrowed
 from cinelora.data.bucketing import TOO_SHORT
 from cinelora.data.buckets import check_options
 from cinelora.data.facts import measure_all
@@ -77,8 +78,16 @@ class Plan:
         return {str(b): BucketTotal(clips[b], trained[b], apart[b]) for b in buckets}
 
 
-def make_plan(listing: Listing, options: DataOptions, geometry: Geometry, *, seed: int, lenient: bool = False) -> Plan:
-    """Measure every record and give it its buckets.
+def make_plan(
+    listing: Listing,
+    options: DataOptions,
+    geometry: Geometry,
+    *,
+    seed: int,
+    lenient: bool = False,
+    micro_size: int = 1,
+) -> Plan:
+    """Measure every record and give it its buckets. `micro_size` is what small buckets are filled up to (`borrow`).
 
     Raises RecipeError for options that the variant cannot take, DataError with every bad entry of the whole dataset
     (unless `on_bad` skips them), with every short one (if `short` says stop), and where nothing is left to train on.
@@ -102,7 +111,19 @@ def make_plan(listing: Listing, options: DataOptions, geometry: Geometry, *, see
     plan = _split(fates, (*bad, *short), options, geometry, seed=seed)
     if not plan.slots and not lenient:
         raise nothing_left(plan.rows)
-    return plan
+    return _lent(plan, rules, micro_size, seed) if options.small_buckets == "borrow" else plan
+
+
+def _lent(plan: Plan, rules: Mapping[str, ClipRules], micro_size: int, seed: int) -> Plan:
+    """The plan with small buckets filled up by clips of others, whose rows say so."""
+    rows = {row.key: row for row in plan.rows}
+    added = borrowed(plan.slots, rows, rules, micro_size=micro_size, seed=seed)
+    for slot in added:
+        row = rows[slot.record.key]
+        buckets = tuple(dict.fromkeys((*row.buckets, str(slot.bucket))))
+        notes = (*row.notes, f"also cut for the small bucket {slot.bucket}")
+        rows[row.key] = replace(row, num_slots=row.num_slots + 1, buckets=buckets, notes=notes)
+    return replace(plan, slots=(*plan.slots, *added), rows=tuple(rows[row.key] for row in plan.rows))
 
 
 def stopping(problems: Sequence[Problem], options: DataOptions) -> list[Problem]:

@@ -86,6 +86,9 @@ def check_stream(options: DataOptions, folder: Path, *, epochs: float | None) ->
         what = "ranks that read streams of their own cannot agree on one bucket"
         where = "data.videox.keep_all_node_same_token_length"
         problems.add(what, found="keep_all_node_same_token_length = true", where=where, do="set it to false")
+    if options.small_buckets == "borrow":
+        what, where = "a stream knows no other clips to borrow from", "data.small_buckets"
+        problems.add(what, found="small_buckets = 'borrow'", allowed="partial or repeat", where=where)
     for number, source in enumerate(options.source):
         suffix = source.mask_suffix
         if suffix and (not suffix.startswith(".") or "/" in suffix):
