@@ -96,6 +96,7 @@ class _Worker:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self.log.close()
 
 
 def gather(command: Callable[[int], Sequence[str]], hands: Sequence[Hand]) -> Events:
