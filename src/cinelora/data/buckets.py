@@ -163,13 +163,18 @@ def size_for(height: int, width: int, rules: ClipRules, geometry: Geometry) -> t
 
 
 def within(height: int, width: int, size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
-    """A size, or the largest multiples of about its proportions that a smaller source fills; (0, 0) where none is."""
+    """A size, or the largest multiples of about its proportions that a smaller source fills, one at least each way.
+
+    (0, 0) where the source has not even one.
+    """
     enlarged = max(size[0] / height, size[1] / width)
     if enlarged <= 1:
         return size
     multiple = geometry.size_multiple
-    tall, wide = (int(side / enlarged + 1e-6) // multiple * multiple for side in size)
-    return (tall, wide) if tall and wide else (0, 0)
+    if min(height, width) < multiple:
+        return 0, 0
+    tall, wide = (max(1, int(side / enlarged + 1e-6) // multiple) * multiple for side in size)
+    return tall, wide
 
 
 def draws_buckets(rules: ClipRules) -> bool:
