@@ -15,6 +15,7 @@ from golden_case import Case
 from safetensors.torch import load_file
 
 from cinelora.contracts.flow import Batch, Clip
+from cinelora.contracts.roles import Player
 from cinelora.families.cogvideox.card import TINY
 from cinelora.families.cogvideox.denoise import CogVideoXDenoiser, build_net, open_denoiser
 from cinelora.families.cogvideox.encode import CogVideoXEncoder, open_encoder
@@ -217,7 +218,7 @@ def check_steps(case: Case, adapters, first: dict, loss: Callable) -> None:
             weight_decay=told["weight_decay"],
             clip_norm=told["max_grad_norm"],
         )
-        learner = Learner(SimpleNamespace(name="adapter", parameters=adapters.parameters()), options)
+        learner = Learner(Player("adapter", adapters.parameters()), options)
         losses, norms = [], []
         for number in range(told["steps"]):
             learner.clear()

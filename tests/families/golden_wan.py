@@ -14,15 +14,29 @@ import torch
 from golden_case import Case, NotBuiltError
 from safetensors.torch import save_file
 
-from cinelora.contracts.flow import Batch, Clip
+from cinelora.contracts.flow import Batch, Clip, Noised
 from cinelora.families.wan.card import TINY
+from cinelora.families.wan.clip import WanClip
 from cinelora.families.wan.denoise import WanDenoiser, open_denoiser
 from cinelora.families.wan.encode import open_encoder
-from cinelora.families.wan.layouts import LORA_LAYOUTS, TEXT_LAYOUTS, TRANSFORMER, VAE_LAYOUTS, WEIGHT_LAYOUTS
+from cinelora.families.wan.layouts import (
+    CLIP_LAYOUTS,
+    LORA_LAYOUTS,
+    TEXT_LAYOUTS,
+    TRANSFORMER,
+    VAE_LAYOUTS,
+    WEIGHT_LAYOUTS,
+)
+from cinelora.families.wan.masks import first_given, given_channels, unknown_share
+from cinelora.families.wan.places import open_base
+from cinelora.lora.adapters import Adapters
 from cinelora.lora.files import AdapterFile, read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import LoraOptions
 from cinelora.lora.targets import linears
+from cinelora.methods.distill import Distill, levels_of
+from cinelora.methods.finetune import Finetune
+from cinelora.methods.options import MethodOptions
 from cinelora.nets.layouts import Names
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
@@ -57,8 +71,11 @@ def network_of(config):
 
 def open_case(case: Case, base: Path) -> WanDenoiser:
     network = {**TINY.network, "transformer": network_of(case.config)}
-    denoiser = open_denoiser(str(base), replace(TINY, network=network), "fp32")
-    denoiser.text_dropout = 0.0
+    conditions = dict(TINY.conditions)
+    if case.config["reference_args"]["model_type"] in ("i2v", "ti2v"):
+        conditions["image"] = "C T H W"
+    denoiser = open_denoiser(str(base), replace(TINY, network=network, conditions=conditions), "fp32")
+    denoiser.text_dropout = denoiser.image_dropout = 0.0
     return denoiser
 
 
@@ -68,14 +85,30 @@ def texts(case: Case, name: str) -> torch.Tensor:
     return torch.stack([torch.nn.functional.pad(text, (0, 0, 0, TEXT_LENGTH - len(text))) for text in found])
 
 
+def asked(case: Case) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """t B and the conditions of a forward pass; times of tokens become one time and the mask that spreads it."""
+    io, t = case.io, case.io["t"]
+    given = {"text": texts(case, "context")}
+    given |= {ours: io[theirs] for theirs, ours in (("y", "image"), ("clip_fea", "clip")) if theirs in io}
+    if t.ndim == 1:
+        return t, given
+    _, _, frames, height, width = io["x"].shape
+    top = t.max(1).values
+    tokens = (t / top[:, None]).view(len(t), 1, frames, height // 2, width // 2)
+    given["loss_mask"] = tokens.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    given["image"] = io["x"]
+    return top, given
+
+
 def answer(case: Case, denoiser: WanDenoiser) -> torch.Tensor:
+    t, given = asked(case)
     with torch.no_grad():
-        return denoiser.predict(case.io["x"], case.io["t"], {"text": texts(case, "context")})
+        return denoiser.flow(case.io["x"], t, given)
 
 
-def same_keys(case: Case, layouts, file: str) -> None:
+def same_keys(case: Case, layouts, file: str, name: str = "original") -> None:
     """The table takes the original's keys to those of the case's map, and back."""
-    wanted, original = case.config_file(file), layout(layouts, "original")
+    wanted, original = case.config_file(file), layout(layouts, name)
     marked = {key: torch.tensor(number) for number, key in enumerate(wanted)}
     native = original.to_native(marked)
     assert {key: int(value) for key, value in native.items()} == {wanted[key]: int(marked[key]) for key in wanted}
@@ -85,11 +118,15 @@ def same_keys(case: Case, layouts, file: str) -> None:
 def check_transformer(case: Case, tmp_path: Path) -> None:
     denoiser = open_case(case, case.folder / "weights.safetensors")
     case.close(answer(case, denoiser), case.io["out"], "output")
-    same_keys(case, WEIGHT_LAYOUTS, "key_map_to_diffusers.json")
+    if (case.folder / "key_map_to_diffusers.json").is_file():
+        same_keys(case, WEIGHT_LAYOUTS, "key_map_to_diffusers.json")
 
 
 def check_vae(case: Case, tmp_path: Path) -> None:
-    (tmp_path / "Wan2.1_VAE.safetensors").symlink_to((case.folder / "weights.safetensors").resolve())
+    second = case.kind == "vae2.2"
+    (tmp_path / f"Wan{'2.2' if second else '2.1'}_VAE.safetensors").symlink_to(
+        (case.folder / "weights.safetensors").resolve()
+    )
     network = {**TINY.network, "vae": case.config["diffusers_args"]}
     encoder = open_encoder(str(tmp_path), replace(TINY, network=network), "fp32")
     log_scale = torch.tensor(case.config["latents_std"]).log().view(-1, 1, 1, 1)
@@ -102,7 +139,7 @@ def check_vae(case: Case, tmp_path: Path) -> None:
         case.close(raw, case.io[f"logvar_raw_{frames}"], f"log-variance, {frames}")
         decoded = encoder.decode(case.io[f"latent_in_{frames}"])
         case.close(decoded, case.io[f"decoded_unclamped_{frames}"].clamp(-1, 1), f"decoded, {frames}")
-    same_keys(case, VAE_LAYOUTS, "key_map_to_diffusers.json")
+    same_keys(case, VAE_LAYOUTS, "key_map_to_diffusers.json", "original-2.2" if second else "original")
 
 
 def check_umt5(case: Case, tmp_path: Path) -> None:
@@ -127,6 +164,42 @@ def check_umt5(case: Case, tmp_path: Path) -> None:
     same_keys(case, TEXT_LAYOUTS, "key_map_to_transformers.json")
 
 
+def check_clip(case: Case, tmp_path: Path) -> None:
+    name = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.safetensors"
+    weights = case.tensors("weights.safetensors")
+    save_file({**weights, "textual.unused": torch.zeros(1), "log_scale": torch.zeros(1)}, tmp_path / name)
+    args = case.config["reference_args"]
+    assert args["activation"] == "gelu"
+    network = {
+        "hidden_size": args["dim"],
+        "intermediate_size": int(args["mlp_ratio"] * args["dim"]),
+        "num_hidden_layers": args["num_layers"],
+        "num_attention_heads": args["num_heads"],
+        "image_size": args["image_size"],
+        "patch_size": args["patch_size"],
+        "hidden_act": "gelu",
+    }
+    tower = WanClip(open_base(str(tmp_path)), network, "fp32")
+    case.close(tower.features(case.io["pixels"]), case.io["features"], "features")
+    original = layout(CLIP_LAYOUTS, "original")
+    back = original.from_native(original.to_native(weights))
+    assert back.keys() == weights.keys() - {"visual.head"}
+    assert all(torch.equal(back[key], weights[key]) for key in back)
+
+
+def check_masks(case: Case, tmp_path: Path) -> None:
+    names = sorted(key.removesuffix(".pixel_mask") for key in case.io if key.endswith(".pixel_mask"))
+    assert names
+    for name in names:
+        unknown = case.io[f"{name}.pixel_mask"][:, :, 0]
+        for what, made in (("mask_i2v_channels", given_channels), ("mask_ti2v", unknown_share)):
+            wanted = case.io[f"{name}.{what}"]
+            case.close(made(unknown, tuple(wanted.shape[2:])), wanted, f"{name}, {what}")
+            if name == "first_frame":
+                ours = first_given(1, wanted.shape[2])
+                assert torch.equal(made(ours, tuple(wanted.shape[2:])), made(unknown, tuple(wanted.shape[2:])))
+
+
 def natives_of(part, targets: list[str]) -> str:
     """The pattern of the modules whose original path ends with one of the targets."""
     endings = tuple("." + target for target in targets)
@@ -134,10 +207,17 @@ def natives_of(part, targets: list[str]) -> str:
     return "|".join(re.escape(name) for name in chosen)
 
 
+def conditions_of(case: Case) -> dict[str, torch.Tensor]:
+    """What a case's step is given of pictures, as the denoiser's `condition` hands it out."""
+    io = case.io
+    if "condition_latents" not in io:
+        return {}
+    found = {"image": io["condition_latents"]}
+    return found | {"loss_mask": io["mask"]} if case.config["train_mode"] == "ti2v" else found
+
+
 def check_training_step(case: Case, tmp_path: Path) -> None:
     config, io = case.config, case.io
-    if config["train_mode"] != "normal" or config["motion_sub_loss_ratio"]:
-        raise NotBuiltError("image conditions and the motion loss")
     weights = case.tensors("weights.safetensors")
     base = {key.removeprefix("base."): value for key, value in weights.items() if key.startswith("base.")}
     save_file(base, tmp_path / "base.safetensors")
@@ -155,15 +235,21 @@ def check_training_step(case: Case, tmp_path: Path) -> None:
     index = torch.tensor(config["timestep_indices"], dtype=torch.float64)
     case.close(shifted(1 - index / 1000, config["scheduler_shift"]), io["sigmas"].flatten(), "sigmas")
     noised = process.mix(io["latents"], io["noise"], io["sigmas"].flatten())
-    case.close(noised.x, io["noisy_latents"], "noisy latents")
-    case.close(noised.t, io["timesteps_model"].flatten(), "times")
     case.close(noised.target, io["target"], "target")
     case.close(noised.weight, io["weighting"].flatten(), "weights")
-    batch = Batch(io["latents"], {"text": texts(case, "prompt")}, tuple(map(str, range(len(index)))))
-    prediction = denoiser.predict(noised.x, noised.t, denoiser.condition(batch, torch.Generator()))
+    given = {"text": texts(case, "prompt"), **conditions_of(case)}
+    case.close(denoiser.placed(noised.x, given), io["noisy_latents"], "noisy latents")
+    spread = "loss_mask" in given
+    times = denoiser.token_times(noised.t, given["loss_mask"]) if spread else noised.t
+    case.close(times.reshape(-1), io["timesteps_model"].flatten(), "times")
+    # The reference learns of what a TI2V is given, too; the network's own answer is compared, without the mask.
+    said = SimpleNamespace(predict=lambda x, t, conditions: denoiser.flow(x, t, given), parts=denoiser.parts)
+    prediction = said.predict(noised.x, noised.t, given)
     case.close(prediction, io["model_output"], "output")
     assert (prediction - noised.target).abs().max() <= config["error_threshold"]
-    loss = process.loss(prediction, noised, batch)
+    batch = Batch(io["latents"], given, tuple(map(str, range(len(index)))))
+    ratio = config["motion_sub_loss_ratio"] or 0.0
+    loss = Finetune(said, process, adapters).compare(noised, {}, batch, motion_loss=ratio)
     case.close(loss.value, io["loss"].reshape(()), "loss")
     loss.value.backward()
     grads = {name: weight.grad for name, weight in adapters.parameters().items()}
@@ -173,6 +259,113 @@ def check_training_step(case: Case, tmp_path: Path) -> None:
     assert wanted
     for name, grad in layout(LORA_LAYOUTS, "peft").to_native(wanted).items():
         case.close(grads[name], grad, f"gradient of {name}")
+
+
+class Negatives(Distill):
+    """With a negative prompt of each clip's own, as cases have them."""
+
+    def unsaid(self, given, num_clips):
+        return {**given, **self.negative}
+
+
+def distill_of(case: Case, tmp_path: Path) -> tuple[Distill, dict[str, torch.Tensor]]:
+    """The method with both adapters of the case, and the conditions of its prompts."""
+    config = case.config
+    weights = case.tensors("weights.safetensors")
+    split = {
+        kind: {key.removeprefix(f"{kind}."): value for key, value in weights.items() if key.startswith(f"{kind}.")}
+        for kind in ("base", "generator_lora", "fake_lora")
+    }
+    save_file(split["base"], tmp_path / "base.safetensors")
+    denoiser = open_case(case, tmp_path / "base.safetensors")
+    lora = config["lora"]
+    options = LoraOptions(rank=lora["rank"], alpha=lora["alpha"], targets=natives_of(denoiser.net, lora["targets"]))
+    players = {}
+    for name, kind in (("generator", "generator_lora"), ("critic", "fake_lora")):
+        players[name] = inject(denoiser.parts(), options, presets={}, default_preset="", adapter_name=name)
+        players[name].load(layout(LORA_LAYOUTS, "peft").to_native(split[kind]))
+    method = MethodOptions(
+        name="distill",
+        denoising_steps=tuple(config["denoising_step_indices"]),
+        real_guidance=config["real_guidance_scale"],
+        fake_guidance=config["fake_guidance_scale"] or 1.0,
+        compat="videox",
+    )
+    process = Flow(NoiseOptions(shift=config["scheduler_shift"]))
+    negative = {"text": texts(case, "negative")}
+    found = Negatives(denoiser, process, players, options=method, negative=negative)
+    given = {"text": texts(case, "prompt")}
+    if config["train_mode"] != "normal" and config["image_conditioned_branch"] is not False:
+        given["image"] = case.io["condition_latents"]
+    if config["train_mode"] == "ti2v" and "image" in given:
+        given["loss_mask"] = case.io["mask"]
+        # The reference takes what the network says of given frames too, where nothing was asked.
+        denoiser.predict = denoiser.flow
+    return found, given
+
+
+def draws_of(case: Case, player: str) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The noises of the simulated steps, and that of the score, as the case drew them for one player."""
+    keys = sorted(key for key in case.io if key.startswith(f"{player}.draw_") and key.endswith("_randn"))
+    *noises, last = (case.io[key] for key in keys)
+    assert len(noises) == case.config[f"{player}_final_step_index"] + 1
+    return noises, last
+
+
+def same_gradients(case: Case, adapters: Adapters, player: str) -> None:
+    grads = {name: weight.grad for name, weight in adapters.parameters().items()}
+    norm = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    case.close(norm, case.io[f"{player}_grad_norm"].reshape(()), f"norm of the {player}'s gradients")
+    prefix = f"grad.{player}."
+    wanted = {key.removeprefix(prefix): value for key, value in case.io.items() if key.startswith(prefix)}
+    assert wanted
+    for name, grad in layout(LORA_LAYOUTS, "peft").to_native(wanted).items():
+        case.close(grads[name], grad, f"the {player}'s gradient of {name}")
+
+
+def check_distill(case: Case, tmp_path: Path) -> None:
+    method, given = distill_of(case, tmp_path)
+    io, process = case.io, method.process
+    wanted = torch.tensor(case.config["denoising_timesteps"])
+    case.close(torch.tensor([1000 * level.sigma for level in method.levels]), wanted, "denoising times")
+    assert [level.t for level in method.levels] == [int(t) for t in wanted]
+
+    def simulated(player: str) -> tuple[torch.Tensor, Noised, Batch]:
+        noises, noise = draws_of(case, player)
+        clean = method.simulate(noises[0], noises, given, learning=player == "generator")
+        index = torch.tensor(case.config[f"{player}_score_index"], dtype=torch.float64)
+        # The reference's table is made in fp32, and the networks tell its last bit.
+        sigma = io[f"{player}_timestep"].flatten() / 1000
+        case.close(sigma, shifted(1 - index / 1000, case.config["scheduler_shift"]), f"the {player}'s score levels")
+        noised = process.mix(clean.detach(), noise, sigma)
+        case.close(clean, io[f"{player}_x0"], f"the {player}'s clean clip")
+        # The critic's is noted with the picture in its place, the generator's before that.
+        x = method.denoiser.placed(noised.x, given) if player == "critic" else noised.x
+        case.close(x, io[f"{player}_noisy_input"], f"the {player}'s noisy clip")
+        case.close(noised.t, io[f"{player}_timestep"].flatten(), f"the {player}'s times")
+        return clean, noised, Batch(clean.detach(), given, tuple(map(str, range(len(index)))))
+
+    clean, noised, batch = simulated("generator")
+    found = method.direction(clean, noised, given, batch)
+    case.close(found.fake, io["fake_x0"], "what the critic sees")
+    case.close(found.real, io["real_x0"], "what the base sees")
+    case.close(found.normaliser, io["normalizer"], "normaliser")
+    case.close(found.gradient, io["dmd_gradient"], "gradient in the clip")
+    loss = method.generator_loss(clean, noised, given, batch).value
+    case.close(loss, io["dmd_loss"].reshape(()), "loss of the generator")
+    loss.backward()
+    same_gradients(case, method.generator, "generator")
+    assert all(weight.grad is None for weight in method.critic.parameters().values())
+
+    clean, noised, batch = simulated("critic")
+    loss = method.critic_loss(clean, noised, given, batch).value
+    case.close(loss, io["critic_loss"].reshape(()), "loss of the critic")
+    loss.backward()
+    same_gradients(case, method.critic, "critic")
+    with torch.no_grad():
+        # Of the case's own input: the errors of the clip that was drawn would come on top.
+        x, t = io["critic_noisy_input"], io["critic_timestep"].flatten()
+        case.close(method.denoiser.predict(x, t, given), io["critic_output"], "output of the critic")
 
 
 def check_merged(case: Case, file: AdapterFile, merged: str) -> None:
@@ -223,8 +416,6 @@ def check_peft(case: Case, tmp_path: Path) -> None:
 
 
 def check_network(case: Case, tmp_path: Path) -> None:
-    if case.config["reference_args"]["model_type"] != "t2v":
-        raise NotBuiltError("image conditions")
     file = read_adapter(case.folder / case.config["file"], LORA_LAYOUTS)
     assert adapted(file) == sorted(case.config["adapted_modules"])
     assert {file.scale(module) for module in file.modules()} == {case.config["effective_scale"]}
@@ -232,8 +423,21 @@ def check_network(case: Case, tmp_path: Path) -> None:
     check_merged(case, file, "merged.safetensors")
 
 
+def same_lists(case: Case, process: Flow, lists: dict) -> None:
+    """The reference's few steps, and the plain ones: its times without their being cut."""
+    for name, wanted in lists.items():
+        steps = tuple(map(int, name.split(",")))
+        levels = levels_of(MethodOptions(name="distill", denoising_steps=steps, compat="videox"), process)
+        assert [level.t for level in levels] == wanted["integer_timesteps_seen_by_model"]
+        sigmas = torch.tensor([[level.sigma, level.taken] for level in levels])
+        case.close(sigmas[:, 0], torch.tensor(wanted["sigma_used_for_renoise"]), f"noise of steps {name}")
+        case.close(sigmas[:, 1], torch.tensor(wanted["sigma_used_for_x0"]), f"clean clip of steps {name}")
+        plain = levels_of(MethodOptions(name="distill", denoising_steps=steps), process)
+        case.close(torch.tensor([level.t for level in plain]), torch.tensor(wanted["timesteps"]), f"steps {name}")
+
+
 def check_schedules(case: Case, tmp_path: Path) -> None:
-    """Training tables, boundaries and sampling sigmas; the few-step lists of distillation are not looked at here.
+    """Training tables, boundaries, sampling sigmas, and the few-step lists of distillation.
 
     `euler_sigmas` of the case shift twice (the reference's samplers do not match its training); an Euler walk here
     takes the plain shifted sigmas, which the case has as those of its DPM++ solver.
@@ -249,6 +453,7 @@ def check_schedules(case: Case, tmp_path: Path) -> None:
             edge = 1 - float(unshifted(torch.tensor(float(boundary), dtype=torch.float64), shift))
             assert abs(1000 * edge - facts["closest_index"]) < 1
         process = Flow(NoiseOptions(shift=shift))
+        same_lists(case, process, table["denoising_lists"])
         for steps, walks in table["inference"].items():
             for kind, wanted in (("euler", "dpmpp_sigmas"), ("unipc", "diffusers_unipc_sigmas")):
                 found = process.sampler(int(steps), kind).sigmas
@@ -271,24 +476,14 @@ CHECKS: dict[str, Callable[[Case, Path], None]] = {
     "lora_peft_file": check_peft,
     "lora_network_file": check_network,
     "flow_schedule_tables": check_schedules,
-    "i2v22": not_built("image-to-video 2.2"),
-    "i2v_clip": not_built("image-to-video 2.1"),
-    "ti2v": not_built("text-and-image-to-video"),
-    "vae2.2": not_built("the autoencoder of 2.2"),
-    "clip_visual_penultimate": not_built("the image encoder of 2.1"),
-    "image_condition_masks": not_built("image conditions"),
-    "dmd_distill_step": not_built("distillation"),
+    "i2v22": check_transformer,
+    "i2v_clip": check_transformer,
+    "ti2v": check_transformer,
+    "vae2.2": check_vae,
+    "clip_visual_penultimate": check_clip,
+    "image_condition_masks": check_masks,
+    "dmd_distill_step": check_distill,
 }
 
-EXPECTED_FAILURES: tuple[tuple[str, Callable[[dict], bool]], ...] = (
-    ("i2v22", lambda config: True),
-    ("i2v_clip", lambda config: True),
-    ("ti2v", lambda config: True),
-    ("vae2.2", lambda config: True),
-    ("clip_visual_penultimate", lambda config: True),
-    ("image_condition_masks", lambda config: True),
-    ("dmd_distill_step", lambda config: True),
-    ("flow_training_step", lambda config: config["train_mode"] != "normal" or bool(config["motion_sub_loss_ratio"])),
-    ("lora_network_file", lambda config: config["reference_args"]["model_type"] != "t2v"),
-)
+EXPECTED_FAILURES: tuple[tuple[str, Callable[[dict], bool]], ...] = ()
 """(kind, which of its cases): strict, so that a case which passes must leave the list. Empty when Wan is complete."""

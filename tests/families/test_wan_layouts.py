@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from cinelora.base.errors import WeightsError
 from cinelora.families.wan.card import CARD
 from cinelora.families.wan.denoise import build_net
-from cinelora.families.wan.layouts import LORA_LAYOUTS, TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
+from cinelora.families.wan.layouts import CLIP_LAYOUTS, LORA_LAYOUTS, TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
 from cinelora.nets.weights import build
 
 ORIGINAL, COMFYUI = WEIGHT_LAYOUTS[1:]
@@ -74,6 +74,51 @@ def test_full_size_autoencoder():
     assert VAE_LAYOUTS[2].from_native(native).keys() == {f"model.{name}" for name in spelt}
 
 
+def test_full_size_autoencoder_of_22():
+    net = build(lambda: AutoencoderKLWan(**CARD.variants["2.2-ti2v-5b"].network["vae"]))
+    native = net.state_dict()
+    assert sum(weight.numel() for weight in native.values()) == 704_688_668
+    original = next(one for one in VAE_LAYOUTS if one.name == "original-2.2")
+    spelt = original.from_native(native)
+    assert tuple(spelt["encoder.conv1.weight"].shape) == (160, 12, 3, 3, 3)
+    assert tuple(spelt["decoder.conv1.weight"].shape) == (1024, 48, 3, 3, 3)
+    assert tuple(spelt["encoder.downsamples.1.downsamples.2.time_conv.weight"].shape) == (320, 320, 3, 1, 1)
+    assert all(original.to_native(spelt)[name] is native[name] for name in native)
+    assert [one.name for one in VAE_LAYOUTS if one.reads(list(spelt))] == ["original-2.2"]
+    assert [one.name for one in VAE_LAYOUTS if one.reads([f"model.{key}" for key in spelt])] == ["wrapped-2.2"]
+
+
+def test_full_size_image_encoder():
+    config = CLIPVisionConfig(**CARD.variants["i2v-14b-480p"].network["image_encoder"])
+    native = build(lambda: CLIPVisionModel(config)).state_dict()
+    assert sum(weight.numel() for weight in native.values()) == 630_766_080
+    shapes = {name: tuple(weight.shape) for name, weight in CLIP_LAYOUTS[2].from_native(native).items()}
+    assert shapes["visual.transformer.31.attn.to_qkv.weight"] == (3840, 1280)
+    assert shapes["visual.pos_embedding"] == (1, 257, 1280)
+    assert shapes["visual.cls_embedding"] == (1, 1, 1280)
+    older = CLIP_LAYOUTS[1].from_native(native)
+    assert "vision_model.pre_layrnorm.weight" in older
+    assert CLIP_LAYOUTS[1].to_native({**older, "visual_projection.weight": torch.ones(1)}).keys() == native.keys()
+
+
+@pytest.mark.parametrize(
+    ("variant", "sizes"),
+    [
+        ("i2v-14b-480p", {"image_dim": 1280, "in_channels": 36, "parameters": 16_394_878_784}),
+        ("2.2-i2v-low", {"in_channels": 36, "parameters": 14_288_901_184}),
+        ("2.2-ti2v-5b", {"in_channels": 48, "parameters": 4_999_787_712}),
+    ],
+)
+def test_full_size_denoisers_that_take_pictures(variant, sizes):
+    net = build_net(CARD.variants[variant].network["transformer"])
+    assert net.config.in_channels == sizes["in_channels"]
+    assert net.config.image_dim == sizes.get("image_dim")
+    assert sum(weight.numel() for weight in net.parameters()) == sizes["parameters"]
+    spelt = ORIGINAL.from_native(net.state_dict())
+    assert ("blocks.39.cross_attn.k_img.weight" in spelt) == ("image_dim" in sizes)
+    assert len(ORIGINAL.to_native(spelt)) == len(net.state_dict())
+
+
 def test_full_size_text_encoder():
     numbers = CARD.variants["t2v-14b"].network["text_encoder"]
     net = build(lambda: UMT5EncoderModel(UMT5Config(feed_forward_proj="gated-gelu", **numbers)))
@@ -94,9 +139,9 @@ def test_norms_two_and_three_change_places():
 
 def test_unknown_keys_are_named():
     with pytest.raises(WeightsError) as error:
-        ORIGINAL.to_native({"img_emb.proj.0.weight": torch.ones(1), "head.head.weight": torch.ones(1)})
+        ORIGINAL.to_native({"audio_emb.proj.0.weight": torch.ones(1), "head.head.weight": torch.ones(1)})
     assert "1 keys" in str(error.value)
-    assert "img_emb.proj.0.weight" in str(error.value)
+    assert "audio_emb.proj.0.weight" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Method
-from cinelora.methods.finetune import Finetune
+from cinelora.methods.finetune import Finetune, motion_error
 from cinelora.methods.options import MethodOptions
 from cinelora.methods.registry import open_method
+from cinelora.noise.flow import Flow
+from cinelora.noise.options import NoiseOptions
 
 
 class Net(torch.nn.Module):
@@ -60,7 +65,8 @@ def denoiser():
 
 @pytest.fixture
 def method(denoiser):
-    return open_method(MethodOptions(), denoiser, Process(), parameters={"gain": denoiser.net.gain})
+    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain})
+    return open_method(MethodOptions(), denoiser, Process(), adapters={"adapter": adapters}, negative={})
 
 
 BATCH = Batch(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), {"text": torch.tensor([[10.0], [20.0]])}, ("a", "b"))
@@ -106,3 +112,63 @@ def test_dropout_is_on_in_training_and_off_in_the_exam_which_puts_it_back(method
     assert denoiser.net.training == training
     method.loss("adapter", BATCH, torch_rng("x"))
     assert denoiser.trained_as == [False, True]
+
+
+def test_motion_is_the_change_from_frame_to_frame():
+    target = torch.zeros(2, 1, 3, 1, 1)
+    prediction = torch.tensor([[0.0, 1.0, 3.0], [5.0, 5.0, 5.0]]).view(2, 1, 3, 1, 1)
+    one = Batch(target, {}, ("a", "b"))
+    assert motion_error(prediction, target, one) == pytest.approx(((1 + 4) / 2 + 0) / 2)
+    weighed = replace(one, weights=torch.tensor([2.0, 1.0]))
+    assert motion_error(prediction, target, weighed) == pytest.approx((5 + 0) / 2)
+    mask = torch.tensor([0.0, 1.0, 1.0]).view(1, 1, 3, 1, 1).expand(2, -1, -1, -1, -1)
+    assert motion_error(prediction, target, replace(one, loss_mask=mask)) == pytest.approx((4 + 0) / 2)
+
+
+class Still(Denoiser):
+    """Says 0 of clips, and is given the first frame of each."""
+
+    def condition(self, batch, rng):
+        mask = torch.ones(len(batch.latents), 1, *batch.latents.shape[2:])
+        mask[:, :, 0] = 0
+        return {"loss_mask": mask}
+
+    def predict(self, x, t, conditions):
+        return self.net.gain * 0 * x
+
+
+def of_clips(denoiser, **options):
+    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain})
+    process = Flow(NoiseOptions())
+    return open_method(MethodOptions(**options), denoiser, process, adapters={"adapter": adapters}, negative={})
+
+
+def targets(clips):
+    """noise - clean of the very draws of a step."""
+    rng = torch_rng("x")
+    return Flow(NoiseOptions()).noise(clips.latents, rng).target
+
+
+CLIPS = Batch(torch.randn(2, 3, 4, 2, 2, generator=torch_rng("clips")), {}, ("a", "b"))
+
+
+def test_what_the_denoiser_was_given_is_no_loss():
+    loss = of_clips(Still()).loss("adapter", CLIPS, torch_rng("x"))
+    assert loss.value.item() == pytest.approx(targets(CLIPS)[:, :, 1:].square().mean().item(), rel=1e-5)
+    mask = torch.ones(2, 1, 4, 2, 2)
+    mask[:, :, 3] = 0
+    both = of_clips(Still()).loss("adapter", replace(CLIPS, loss_mask=mask), torch_rng("x"))
+    assert both.value.item() == pytest.approx(targets(CLIPS)[:, :, 1:3].square().mean().item(), rel=1e-5)
+
+
+def test_a_share_of_the_loss_is_motion_in_training_alone():
+    method, plain = of_clips(Still(), motion_loss=0.25), of_clips(Still())
+    loss = method.loss("adapter", CLIPS, torch_rng("x"))
+    target = targets(CLIPS)[:, :, 1:]
+    motion = (target[:, :, 1:] - target[:, :, :-1]).square().mean()
+    assert loss.value.item() == pytest.approx((0.75 * target.square().mean() + 0.25 * motion).item(), rel=1e-5)
+    assert loss.terms["motion"].item() == pytest.approx(motion.item(), rel=1e-5)
+    short = replace(CLIPS, latents=CLIPS.latents[:, :, :2])
+    assert torch.equal(*(one.loss("adapter", short, torch_rng("x")).value for one in (method, plain)))
+    quantiles = torch.tensor([0.2, 0.8])
+    assert torch.equal(*(one.held_out_loss(CLIPS, quantiles, torch_rng("x")).value for one in (method, plain)))

@@ -111,6 +111,25 @@ def test_sampler_reaches_the_clip_when_the_prediction_is_right(kind):
     torch.testing.assert_close(x, clean, rtol=1e-4, atol=1e-4)
 
 
+def test_renoise_takes_the_clean_clip_and_noises_it_anew_from_each_clips_own_numbers():
+    sampler = flow(shift=5.0).sampler(2, "renoise")
+    levels = [1.0, 5 * 0.5 / (1 + 4 * 0.5)]
+    torch.testing.assert_close(sampler.times(), 1000 * torch.tensor(levels))
+    rngs = [torch_rng("renoise", k) for k in range(2)]
+    x = torch.cat([sampler.start((1, 4, 1, 2, 2), rng) for rng in rngs])
+    draws = []
+    for k in range(2):
+        rng = torch_rng("renoise", k)
+        draws.append([torch.randn(1, 4, 1, 2, 2, generator=rng)[0] for _ in range(2)])
+    first, second = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
+    torch.testing.assert_close(x, torch.stack([clip[0] for clip in draws]))
+    found = sampler.step(first, sampler.times()[0], x)
+    noise = torch.stack([clip[1] for clip in draws])
+    wanted = (1 - levels[1]) * (x - first) + levels[1] * noise
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(sampler.step(second, sampler.times()[1], found), wanted - levels[1] * second)
+
+
 def test_euler_shifts_once():
     sampler = flow(shift=5.0).sampler(4, "euler")
     expected = [5 * u / (1 + 4 * u) for u in (1.0, 0.75, 0.5, 0.25)]

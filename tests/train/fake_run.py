@@ -97,7 +97,7 @@ def trainer(folder: Path, options: dict[str, Any], **changes: Any) -> Trainer:
     settle(denoiser.parts(), place, gradient_checkpointing=chosen.gradient_checkpointing)
     process = open_process(NoiseOptions(shift=2.0), rank=place.rank, world=place.world)
     facts = {
-        "method": open_method(MethodOptions(), denoiser, process, parameters=adapters.parameters()),
+        "method": open_method(MethodOptions(), denoiser, process, adapters={"adapter": adapters}, negative={}),
         "batches": Batches(
             slots(), {"main": 1.0}, MicroRules(chosen.micro_size), seed=chosen.seed, rank=place.rank, world=place.world
         ),

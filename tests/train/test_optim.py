@@ -22,6 +22,12 @@ def learn(one: Learner, steps: int, *, lr: float = 0.1) -> None:
         one.step(lr, None, number + 1)
 
 
+def test_a_player_may_have_a_rate_of_its_own():
+    parameters = {"one": torch.nn.Parameter(torch.ones(2, 3))}
+    assert Learner(Player("critic", parameters, lr=1e-6), TrainOptions(lr=1e-4)).lr == 1e-6
+    assert Learner(Player("critic", parameters), TrainOptions(lr=1e-4)).lr == 1e-4
+
+
 def test_parameters_below_fp32_are_refused_by_name():
     half = {"a": torch.nn.Parameter(torch.ones(2).bfloat16())}
     with pytest.raises(RunError, match=r"a \(torch.bfloat16\)"):

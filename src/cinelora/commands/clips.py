@@ -112,9 +112,9 @@ def cache_of(loaded: Loaded, *, share: Share = WHOLE) -> Cache:
 
 
 def words_of(loaded: Loaded) -> list[str]:
-    """What a run says beside its clips' captions: the prompts, the negative prompt, and nothing."""
+    """What a run says beside its clips' captions: prompts, the negative ones of previews and method, and nothing."""
     options = loaded.recipe.preview
-    return [*options.prompts, options.negative_prompt, ""]
+    return [*options.prompts, options.negative_prompt, loaded.recipe.method.negative_prompt, ""]
 
 
 def slots_of(loaded: Loaded, plan: Plan) -> list[Slot]:

@@ -28,6 +28,7 @@ from cinelora.lora.adapters import Adapters
 from cinelora.lora.files import cannot_carry, write_adapter, write_tensors
 from cinelora.lora.inject import inject
 from cinelora.lora.prove import Probe, prove, take_probe
+from cinelora.methods.options import adapters_of
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import preview_bucket
 from cinelora.preview.sample import decode, picture_conditions, prompt_conditions, walk, walk_of
@@ -37,29 +38,33 @@ from cinelora.train.place import Place, settle
 
 @dataclass(frozen=True)
 class Spoken:
-    """Prompts as conditions, made before the denoiser is loaded; `negative` is what guidance leads away from."""
+    """Prompts as conditions, made before the denoiser is loaded.
+
+    `negative` is what the guidance of previews leads away from, `against` what that of the method does.
+    """
 
     prompts: Sequence[str]
     conditions: Sequence[Mapping[str, Tensor]]
     blank: Mapping[str, Tensor]
     negative: Mapping[str, Tensor]
+    against: Mapping[str, Tensor]
 
 
 def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
-    """The recipe's prompts, the negative prompt and the empty caption as conditions; no tower stays in memory.
+    """The recipe's prompts, the negative prompts and the empty caption as conditions; no tower stays in memory.
 
     With a cache they come from it, so that a second start does not load a text encoder.
     """
     options, encoder = loaded.recipe.preview, encoding.encoder
     words = words_of(loaded)
     if loaded.recipe.data.cache == "on":
-        *conditions, negative, blank = cache_of(loaded).captions(words, encoding)
+        *conditions, negative, against, blank = cache_of(loaded).captions(words, encoding)
     else:
-        *conditions, negative, blank = prompt_conditions(encoder, words, device=encoding.device)
+        *conditions, negative, against, blank = prompt_conditions(encoder, words, device=encoding.device)
     seen = see(loaded, encoder, device=encoding.device)
     conditions = [{**said, **shown} for said, shown in zip(conditions, seen, strict=True)]
     unload(encoder)
-    return Spoken(list(options.prompts), conditions, blank, negative)
+    return Spoken(list(options.prompts), conditions, blank, negative, against)
 
 
 def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tensor]]:
@@ -103,7 +108,10 @@ def set_image_dropout(loaded: Loaded, denoiser: Denoiser) -> None:
 
 @dataclass
 class Session:
-    """A denoiser in training; `denoiser` and `adapters` are given back (`release`) before files are proven."""
+    """A denoiser in training; `denoiser` and `players` are given back (`release`) before files are proven.
+
+    `players` are the adapters of all that the method trains; the first one is drawn with, saved and proven.
+    """
 
     loaded: Loaded
     place: Place
@@ -111,21 +119,23 @@ class Session:
     encoder: Encoder
     spoken: Spoken
     denoiser: Denoiser
-    adapters: Adapters
+    players: Mapping[str, Adapters]
 
     @classmethod
     def open(cls, loaded: Loaded, place: Place, folder: RunFolder, *, encoder: Encoder, spoken: Spoken) -> "Session":
         """Read the base and put fresh adapters into it. Raises WeightsError, RecipeError."""
         denoiser = open_denoiser(loaded, place, spoken.blank)
-        adapters = inject(
-            denoiser.parts(),
-            loaded.recipe.lora,
-            presets=loaded.family.lora_presets,
-            default_preset=loaded.family.default_preset,
-            seed=loaded.recipe.train.seed,
-        )
-        console.print(f"adapters: {adapters.num_parameters():,} parameters in {len(adapters.layers)} modules")
-        return cls(loaded, place, folder, encoder, spoken, denoiser, adapters)
+        names = adapters_of(loaded.recipe.method)
+        players = {name: _inject(loaded, denoiser, "default" if name == names[0] else name) for name in names}
+        for name, adapters in players.items():
+            label = "adapters" if len(names) == 1 else f"adapters of the {name}"
+            console.print(f"{label}: {adapters.num_parameters():,} parameters in {len(adapters.layers)} modules")
+        return cls(loaded, place, folder, encoder, spoken, denoiser, players)
+
+    @property
+    def adapters(self) -> Adapters:
+        """Those that are drawn with, saved and proven."""
+        return next(iter(self.players.values()))
 
     @cached_property
     def process(self) -> Process:
@@ -134,6 +144,7 @@ class Session:
 
     def draw(self, conditions: Sequence[Mapping[str, Tensor]], seeds: Sequence[int]) -> "torch.Tensor":
         """Sample latents B C T H W of conditions from the noise of seeds, as [preview] says."""
+        self.adapters.activate()  # another player may have learned last
         how = walk_of(self.loaded.recipe.preview, self.loaded.variant.geometry, precision=self.place.precision)
         return walk(self.denoiser, self.process, conditions, blank=self.spoken.negative, seeds=seeds, how=how)
 
@@ -152,6 +163,7 @@ class Session:
 
     def probe(self) -> Probe:
         """A small fixed input and what the denoiser says to it now."""
+        self.adapters.activate()
         geometry = self.loaded.variant.geometry
         side = 2 * geometry.size_multiple
         bucket = Bucket(geometry.floor_frames(geometry.frames_per_latent + geometry.frames_offset), side, side)
@@ -202,7 +214,18 @@ class Session:
 
     def release(self) -> None:
         """Let go of the denoiser, so that a fresh one fits into memory."""
-        del self.denoiser, self.adapters
+        del self.denoiser, self.players
+
+
+def _inject(loaded: Loaded, denoiser: Denoiser, adapter_name: str) -> Adapters:
+    return inject(
+        denoiser.parts(),
+        loaded.recipe.lora,
+        presets=loaded.family.lora_presets,
+        default_preset=loaded.family.default_preset,
+        seed=loaded.recipe.train.seed,
+        adapter_name=adapter_name,
+    )
 
 
 def consumed_layouts(loaded: Loaded) -> list[AdapterLayout]:

@@ -212,12 +212,17 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
 def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
     recipe, place = session.loaded.recipe, session.place
     options, geometry = recipe.train, session.loaded.variant.geometry
-    parameters = session.adapters.parameters()
     micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
     batches = _micros(session, plan)
     draw = _once(lambda step: _preview(session, step, tell))
     return Work(
-        method=open_method(recipe.method, session.denoiser, session.process, parameters=parameters),
+        method=open_method(
+            recipe.method,
+            session.denoiser,
+            session.process,
+            adapters=session.players,
+            negative=session.spoken.against,
+        ),
         batches=batches,
         batch=batcher(reader_of(session.loaded, encoding), copies=copies_of(recipe.data, geometry)),
         options=options,
@@ -307,7 +312,7 @@ def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> Pro
         averaged = session.loaded.recipe.train.ema_decay > 0
         checkpoint = session.folder.checkpoints / folder_name(result.best_step)
         last = {key: weight.detach().clone() for key, weight in session.adapters.parameters().items()}
-        session.adapters.load(read_adapters(checkpoint, averaged=averaged))
+        session.adapters.load(read_adapters(checkpoint, player=next(iter(session.players)), averaged=averaged))
         session.write_files(best, result.best_step)
         probes[best] = session.probe()
         session.adapters.load(last)

@@ -11,6 +11,7 @@ from cinelora.config.schema import Place, options_at
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.buckets import check_options
 from cinelora.data.rules import check_weights, source_names
+from cinelora.methods.options import check_method
 from cinelora.preview.options import preview_bucket
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         ("data", lambda: source_names(recipe.data)),
         ("data", lambda: check_weights(recipe.data)),
         ("preview", lambda: preview_bucket(recipe.preview, variant.geometry)),
+        ("method", lambda: check_method(recipe.method, process=recipe.noise.kind, parts=recipe.lora.parts)),
     )
     for section, look in looks:
         try:

@@ -32,9 +32,10 @@ class Tower(Protocol):
 
     `reads` says what its result depends on (the cache keys it by that alone), `gives` which names it fills:
     "mean" and "logvar", or names of conditions. A tower whose result depends on `rng` says so with a further attribute
-    `draws = True`: its entries are then keyed by seed and slot too. A tower of captions may say how long they are, with
-    `tokens(captions) -> list[int]` (each caption's tokens before any are cut, special ones included; no weights are
-    read) and `max_tokens`, how many it keeps; see `CountsTokens`.
+    `draws = True`: its entries are then keyed by seed and slot too; one of pictures that previews can do without, with
+    `optional = True`. A tower of captions may say how long they are, with `tokens(captions) -> list[int]` (each
+    caption's tokens before any are cut, special ones included; no weights are read) and `max_tokens`, how many it
+    keeps; see `CountsTokens`.
     """
 
     name: str
@@ -116,7 +117,10 @@ class Denoiser(Protocol):
         ...
 
     def condition(self, batch: Batch, rng: "Generator | None") -> "dict[str, Tensor]":
-        """The batch's conditions after this step's random choices, such as dropping the text; none without `rng`."""
+        """The batch's conditions after this step's random choices, such as dropping the text; none without `rng`.
+
+        A "loss_mask" among them, as of arranged latents, is 0 where they are given and nothing is to be learned.
+        """
         ...
 
     def predict(self, x: "Tensor", t: "Tensor", conditions: "Mapping[str, Tensor]") -> "Tensor":
@@ -164,10 +168,11 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Player:
-    """Somebody whose parameters a method trains: a name and its parameters by name."""
+    """Somebody whose parameters a method trains: a name, its parameters by name, its own largest rate if it has one."""
 
     name: str
     parameters: "Mapping[str, nn.Parameter]"
+    lr: float | None = None
 
 
 @runtime_checkable

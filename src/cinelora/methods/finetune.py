@@ -1,26 +1,28 @@
 """Owns the plain fine-tuning loss: noise a clip, predict, compare.
 
-In: a Denoiser with adapters in it, a Process, the parameters to train. Out: Loss of a Batch.
+In: a Denoiser with adapters in it, a Process. Out: Loss of a Batch.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Denoiser, Player, Process
+from cinelora.lora.adapters import Adapters
+from cinelora.methods.denoising import arranged, learned, put_into_training
 
 PLAYER = "adapter"
 
 
 class Finetune:
-    """One player; every step is its turn."""
+    """One player; every step is its turn. `motion_loss` is the share of the loss of changes from frame to frame."""
 
-    def __init__(self, denoiser: Denoiser, process: Process, parameters: Mapping[str, nn.Parameter]):
-        self.denoiser, self.process = denoiser, process
-        self._player = Player(PLAYER, parameters)
+    def __init__(self, denoiser: Denoiser, process: Process, adapters: Adapters, *, motion_loss: float = 0.0):
+        self.denoiser, self.process, self.motion_loss = denoiser, process, motion_loss
+        self._player = Player(PLAYER, adapters.parameters())
 
     def players(self) -> tuple[Player, ...]:
         """The adapter."""
@@ -31,41 +33,54 @@ class Finetune:
         return (PLAYER,)
 
     def loss(self, player: str, batch: Batch, rng: Generator) -> Loss:
-        """w(t) |predict(x_t, t, c) - target|^2, averaged; c, then t and noise, are drawn from `rng`."""
-        self._training(True)
+        """w(t) |predict(x_t, t, c) - target|^2, averaged; c, then t and noise, are drawn from `rng`.
+
+        With a share r of motion: (1 - r) of it, and r of `motion_error`.
+        """
+        put_into_training(self.denoiser, True)
         conditions = self.denoiser.condition(batch, rng)
-        batch = _arranged(batch, self.denoiser)
+        batch = arranged(batch, self.denoiser)
         noised = self.process.noise(batch.latents, rng)
-        return self._compare(noised, conditions, batch)
+        return self.compare(noised, conditions, batch, motion_loss=self.motion_loss)
 
     def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
         """The same loss at given quantiles B of time, whole conditions, no dropout, no gradient."""
-        was = self._training(False)
+        was = put_into_training(self.denoiser, False)
         try:
             with torch.no_grad():
                 conditions = self.denoiser.condition(batch, None)
-                batch = _arranged(batch, self.denoiser)
+                batch = arranged(batch, self.denoiser)
                 noised = self.process.at(batch.latents, quantiles, rng)
-                loss = self._compare(noised, conditions, batch)
+                loss = self.compare(noised, conditions, batch)
         finally:
-            self._training(was)
+            put_into_training(self.denoiser, was)
         return replace(loss, value=loss.value.detach())
 
-    def _compare(self, noised: Noised, conditions: Mapping[str, Tensor], batch: Batch) -> Loss:
+    def compare(
+        self, noised: Noised, conditions: Mapping[str, Tensor], batch: Batch, *, motion_loss: float = 0.0
+    ) -> Loss:
+        """The loss of one prediction, given all draws; clips of at most two latent frames have no share of motion."""
         prediction = self.denoiser.predict(noised.x, noised.t, conditions)
-        return self.process.loss(prediction, noised, batch)
-
-    def _training(self, training: bool) -> bool:
-        """Put every part into training (dropout on) or out of it; gives back how it was."""
-        was = False
-        for part in self.denoiser.parts().values():
-            was = was or part.training
-            if part.training != training:
-                part.train(training)
-        return was
+        batch = learned(batch, conditions)
+        loss = self.process.loss(prediction, noised, batch)
+        if not motion_loss or prediction.shape[2] <= 2:
+            return loss
+        motion = motion_error(prediction, noised.target, batch)
+        value = (1 - motion_loss) * loss.value + motion_loss * motion
+        return replace(loss, value=value, terms={**loss.terms, "motion": motion.detach()})
 
 
-def _arranged(batch: Batch, denoiser: Denoiser) -> Batch:
-    """The batch with latents, and the mask of the loss, as the denoiser takes them."""
-    mask = None if batch.loss_mask is None else denoiser.arranged(batch.loss_mask)
-    return replace(batch, latents=denoiser.arranged(batch.latents), loss_mask=mask)
+def motion_error(prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    """|d prediction - d target|^2 with d the change to the next latent frame, averaged; a scalar.
+
+    Noise levels weigh alike, as in the reference; a change counts where both of its frames do, a clip by its weight.
+    """
+    error = (prediction.float().diff(dim=2) - target.float().diff(dim=2)).square()
+    if batch.loss_mask is None:
+        each = error.flatten(1).mean(1)
+    else:
+        mask = batch.loss_mask.to(error).expand_as(target)
+        both = mask[:, :, 1:] * mask[:, :, :-1]
+        area = both.flatten(1).sum(1)
+        each = (error * both).flatten(1).sum(1) / area.clamp(min=1e-6)
+    return (each if batch.weights is None else each * batch.weights.to(each)).mean()

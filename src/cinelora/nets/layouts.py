@@ -74,6 +74,25 @@ class NativeLayout:
         return dict(tensors)
 
 
+class PrefixedLayout:
+    """Keys as the project's networks have them, all behind a prefix; of other keys in the file it wants nothing."""
+
+    def __init__(self, name: str, prefix: str, mark: str):
+        self.name, self.prefix, self.mark = name, prefix, prefix + mark
+
+    def reads(self, keys: Sequence[str]) -> bool:
+        """True where a key starts with prefix and mark."""
+        return any(key.startswith(self.mark) for key in keys)
+
+    def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without the prefix."""
+        return {key.removeprefix(self.prefix): value for key, value in tensors.items() if key.startswith(self.prefix)}
+
+    def from_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With it."""
+        return {self.prefix + key: value for key, value in tensors.items()}
+
+
 class OriginalLayout:
     """Keys of a family's original checkpoints by its table, behind an optional prefix."""
 

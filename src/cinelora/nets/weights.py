@@ -104,14 +104,14 @@ class Base:
         folder = root / name
         if (folder / "config.json").is_file():
             return Component(name, _weights_of(folder, self._split[1]), read_json(folder / "config.json"), layouts)
-        if root.is_file() and name == "transformer":
+        if root.is_file() and name.startswith("transformer"):
             return Component(name, (root,), None, layouts)
         beside = root.parent if root.is_file() else root
         originals = self.originals.get(name, ())
         for pattern in originals:
             files = tuple(sorted(file for file in beside.glob(pattern) if file.is_file()))
             if files:
-                files = _one_checkpoint(files, beside) if name == "transformer" else files
+                files = _one_checkpoint(files, files[0].parent) if name.startswith("transformer") else files
                 return Component(name, files, None, layouts)
         raise WeightsError(
             Problem(

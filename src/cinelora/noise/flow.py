@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.noise.loss import squared_error
 from cinelora.noise.options import NoiseOptions
-from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, FlowSampler, open_sampler
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, Walk, open_sampler
 from cinelora.noise.timesteps import Timesteps
 from cinelora.noise.weighting import weight_of
 
@@ -48,7 +48,7 @@ class Flow:
         """The weighted mean squared error of the prediction (`noise.loss`)."""
         return squared_error(prediction, noised, batch)
 
-    def sampler(self, num_steps: int, kind: str) -> FlowSampler:
+    def sampler(self, num_steps: int, kind: str) -> Walk:
         """A walk of `num_steps` with the shift of training. Raises RecipeError for an unknown kind."""
         return open_sampler(kind, num_steps, self.options.shift)
 

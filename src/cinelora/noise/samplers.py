@@ -3,7 +3,7 @@
 In: number of steps, shift. Out: the t of each step and the next x. Each applies the shift exactly once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from cinelora.base.errors import Problem, RecipeError, nearest
 from cinelora.noise.options import NoiseOptions
+from cinelora.noise.timesteps import shifted
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -69,7 +70,42 @@ def unipc(num_steps: int, shift: float) -> FlowSampler:
     return FlowSampler(scheduler)
 
 
-SAMPLERS = {"euler": euler, "unipc": unipc}
+class RenoiseSampler:
+    """Plays `contracts.roles.Sampler` with the steps of a distilled generator.
+
+    x' = (1 - sigma') clean + sigma' noise, clean = x - sigma v; each clip's noise comes from the generator of its own
+    `start`. sigma = shift(1 - k / n), the levels on which `methods.distill` lets an even list of n steps learn.
+    """
+
+    def __init__(self, num_steps: int, shift: float):
+        u = 1 - torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+        self.sigmas = shifted(u, shift).float()
+        """The noise level of each step and the last one, 0."""
+        self._rngs: list[Generator] = []
+        self._made = 0
+
+    def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
+        """Noise, B C T H W, fp32."""
+        self._rngs += [rng] * shape[0]
+        return torch.randn(shape, generator=rng, device=rng.device)
+
+    def times(self) -> Tensor:
+        """t = 1000 sigma of each step."""
+        return self.sigmas[:-1] * NUM_TRAIN_TIMESTEPS
+
+    def step(self, prediction: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        """The next x, fp32. Steps are counted; `t` is the one that `times` gave."""
+        sigma, following = self.sigmas[self._made].item(), self.sigmas[self._made + 1].item()
+        self._made += 1
+        clean = x.float() - sigma * prediction.float()
+        if not following:
+            return clean
+        noise = [torch.randn(x.shape[1:], generator=rng, device=rng.device) for rng in self._rngs]
+        return (1 - following) * clean + following * torch.stack(noise).to(x.device)
+
+
+Walk = FlowSampler | RenoiseSampler
+SAMPLERS: dict[str, Callable[[int, float], Walk]] = {"euler": euler, "unipc": unipc, "renoise": RenoiseSampler}
 
 
 class DiscreteSampler:
@@ -135,7 +171,7 @@ def open_discrete(kind: str, num_steps: int, options: NoiseOptions) -> DiscreteS
     return DiscreteSampler(_discrete(scheduler, options, num_steps), stochastic=stochastic)
 
 
-def open_sampler(kind: str, num_steps: int, shift: float) -> FlowSampler:
+def open_sampler(kind: str, num_steps: int, shift: float) -> Walk:
     """A fresh walk; a scheduler keeps state, so each video batch needs its own. Raises RecipeError."""
     _check(kind, num_steps, SAMPLERS)
     return SAMPLERS[kind](num_steps, shift)

@@ -50,9 +50,10 @@ class PreviewOptions(Options):
         help="How guidance goes over the walk: constant, or cosine = the dynamic guidance of CogVideoX's pipelines, "
         "1 + G (1 - cos(pi ((N - t) / N)^5)) / 2 at time t of N steps.",
     )
-    sampler: Literal["euler", "unipc", "ddim", "dpm-sde"] = option(
+    sampler: Literal["euler", "unipc", "renoise", "ddim", "dpm-sde"] = option(
         "unipc",
-        help="Solver of the walk. Of a flow: euler (first order) or unipc (multistep, better with few steps); of "
+        help="Solver of the walk. Of a flow: euler (first order), unipc (multistep, better with few steps), or renoise "
+        "(noise anew after each clean estimate: for what method = distill made, with as many steps and guidance 1); of "
         "ddpm: ddim, or dpm-sde (second order, draws noise in every step).",
     )
     frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)

@@ -201,11 +201,12 @@ def takes_pictures(encoder: Encoder) -> bool:
 def check_pictures(encoder: Encoder, num_pictures: int) -> None:
     """Raise RecipeError where previews need pictures to start from and there are none, or have them for nothing."""
     blind = _seeing(encoder)
-    if blind and not num_pictures:
+    needed = [tower for tower in blind if not getattr(tower, "optional", False)]
+    if needed and not num_pictures:
         raise RecipeError(
             Problem(
                 "this variant cannot sample from a prompt alone",
-                found="conditions made of pixels: " + ", ".join(name for tower in blind for name in tower.gives),
+                found="conditions made of pixels: " + ", ".join(name for tower in needed for name in tower.gives),
                 where="preview.images",
                 do="name pictures to start from in preview.images, or leave preview.prompts out",
             )
@@ -233,12 +234,12 @@ def _seeing(encoder: Encoder) -> list[Tower]:
 
 
 def _still(path: Path, bucket: Bucket) -> Clip:
-    """A clip of one frame: the middle of a picture that fills the bucket."""
+    """One frame, the middle of a picture that fills the bucket; the slot says how long the clip is to become."""
     size = bucket.width, bucket.height
     fitted = ImageOps.fit(Image.fromarray(read_image(path)), size, Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:, None].float() / 127.5 - 1
     record = Record(f"picture/{path.name}", "picture", "image", (path,), "", str(path))
-    return Clip(Slot(record, Bucket(1, bucket.height, bucket.width)), pixels, "", 0.0)
+    return Clip(Slot(record, bucket), pixels, "", 0.0)
 
 
 def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:

@@ -124,9 +124,13 @@ def _status(events: Sequence[Event]) -> str:
 
 
 def _curve(events: Sequence[Event], name: str, notes: list[str]) -> list[Point]:
+    """Of the player that learned first: of a method with several, the one that is saved."""
     found: dict[int, float] = {}
     broken = 0
+    player = next((event.get("player") for event in events if event["kind"] == "step"), None)
     for event in events:
+        if event["kind"] == "step" and event.get("player") != player:
+            continue
         if event["kind"] == "step" and _is_number(event.get("step")) and name in event:
             value = event[name]
             if _is_number(value) and math.isfinite(value):

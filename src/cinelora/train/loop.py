@@ -181,7 +181,7 @@ class Trainer:
             self._refuse_numbers(number, bad or meter.names, norm)
             return None
         self._skipped = 0
-        lr = options.lr * factor(options, number - 1, self.total)
+        lr = learner.lr * factor(options, number - 1, self.total)
         learner.step(lr, place.scaler, number)
         loss = place.mean(meter.loss(), meter.clips)
         facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **meter.speed(place.world)}

@@ -124,7 +124,7 @@ class Learner:
     """A player with its optimizer and, where asked for, the average of its parameters."""
 
     def __init__(self, player: Player, options: TrainOptions):
-        self.name = player.name
+        self.name, self.lr = player.name, player.lr or options.lr
         self.parameters = dict(player.parameters)
         self.optimizer = make_optimizer(self.parameters, options)
         self.average = Average(self.parameters, options.ema_decay) if options.ema_decay else None

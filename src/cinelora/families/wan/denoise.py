@@ -1,6 +1,8 @@
-"""Owns the Wan denoiser: text dropout below the cache line, and the call into diffusers' network.
+"""Owns the Wan denoiser: what is drawn below the cache line, how pictures go in, and the call into diffusers' network.
 
-In: latents B 16 T H W, t B in [0, 1000], conditions {"text": B S D}. Out: the flow noise - clean, same shape.
+In: latents B C T H W, t B in [0, 1000], conditions {"text": B S D} and, of variants that start from a picture, "image":
+latents of the whole clip with grey behind the first frame (B 16 T H W), or of the first frame alone (TI2V: B C 1 H W),
+and "clip" B S D. Out: the flow noise - clean, same shape as the latents.
 """
 
 from collections.abc import Mapping
@@ -15,9 +17,12 @@ from cinelora.base.dtypes import torch_dtype
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Batch
 from cinelora.families.wan.layouts import WEIGHT_LAYOUTS
-from cinelora.families.wan.places import open_base
+from cinelora.families.wan.masks import first_given, given_channels, unknown_share
+from cinelora.families.wan.places import open_transformer
 from cinelora.nets.conditions import dropped_text
 from cinelora.nets.weights import build, check_network, network_of, open_network
+
+_LOWEST_SIGMA = 1e-4
 
 
 class WanDenoiser:
@@ -25,10 +30,16 @@ class WanDenoiser:
 
     `text_dropout` is the share of clips whose caption is left out in a step; `blank` the encoder's conditions of the
     empty caption, which then stand in its place (Wan was trained with the empty text's embedding, not with zeros).
+    `image_dropout`, of variants that take a picture, is the share of clips whose picture is left out: TI2V then learns
+    text-to-video, half of the time as in the reference; `places_image` says that it is a TI2V, which has the picture's
+    latents in the place of its first frame instead of behind the channels.
     """
 
-    def __init__(self, net: WanTransformer3DModel, *, text_dropout: float = 0.1):
-        self.net, self.text_dropout = net, text_dropout
+    def __init__(self, net: WanTransformer3DModel, *, text_dropout: float = 0.1, places_image: bool = False):
+        self.net, self.text_dropout, self.places_image = net, text_dropout, places_image
+        self.joins_image = net.config.in_channels > net.config.out_channels
+        if self.joins_image or places_image:
+            self.image_dropout = 0.5 if places_image else 0.0
         self.blank: Mapping[str, Tensor] = {}
 
     def parts(self) -> dict[str, nn.Module]:
@@ -44,14 +55,95 @@ class WanDenoiser:
         return latents
 
     def condition(self, batch: Batch, rng: Generator | None) -> dict[str, Tensor]:
-        """The text, with that of some clips left out. Raises RunError where `blank` is needed and not set."""
-        return {"text": dropped_text(batch.conditions["text"], self.blank, self.text_dropout, rng)}
+        """Text with that of some clips left out, and the picture with what says where it stands.
+
+        Image-to-video: "image" B 20 T H W, the mask's four channels (1 = given) and the latents; zeros where there is
+        no picture, and for clips of one frame, which would otherwise be given whole. TI2V: "image" B C 1 H W and
+        "loss_mask" B 1 T H W, 1 = to be generated; neither where no clip has a picture. "clip" goes with the picture.
+        Raises RunError where `blank` is needed and not set.
+        """
+        conditions = {"text": dropped_text(batch.conditions["text"], self.blank, self.text_dropout, rng)}
+        if not (self.joins_image or self.places_image):
+            return conditions
+        shown = self._shown(batch, rng)
+        conditions |= self._placed(batch, shown) if self.places_image else self._joined(batch, shown)
+        if self.net.config.image_dim is not None and "clip" in batch.conditions:
+            clip = batch.conditions["clip"]
+            conditions["clip"] = clip * shown.view(-1, 1, 1).to(clip)
+        return conditions
+
+    def _shown(self, batch: Batch, rng: Generator | None) -> Tensor:
+        """Which clips start from their picture: B, true or false."""
+        count, frames = len(batch.latents), batch.latents.shape[2]
+        if "image" not in batch.conditions or frames == 1:
+            return torch.zeros(count, dtype=torch.bool)
+        if rng is None or self.image_dropout <= 0:
+            return torch.ones(count, dtype=torch.bool)
+        return torch.rand(count, generator=rng) >= self.image_dropout
+
+    def _joined(self, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
+        count, _, *size = batch.latents.shape
+        if not shown.any():
+            return {"image": batch.latents.new_zeros(count, self._image_channels, *size)}
+        image = batch.conditions["image"]
+        given = given_channels(first_given(count, size[0]), tuple(size)).to(image)
+        return {"image": torch.cat([given, image], 1) * shown.view(-1, 1, 1, 1, 1).to(image)}
+
+    @property
+    def _image_channels(self) -> int:
+        return self.net.config.in_channels - self.net.config.out_channels
+
+    def _placed(self, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
+        if not shown.any():
+            return {}
+        image, (count, _, *size) = batch.conditions["image"], batch.latents.shape
+        unknown = unknown_share(first_given(count, size[0]), tuple(size))
+        unknown = torch.maximum(unknown, (~shown).view(-1, 1, 1, 1, 1).to(unknown))
+        return {"image": image, "loss_mask": unknown.to(image.device)}
 
     def predict(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
-        """x B 16 T H W, t B -> flow B 16 T H W, in x's format; inside, in the network's own."""
+        """x B C T H W, t B -> flow B C T H W, in x's format; inside, in the network's own.
+
+        What a TI2V is given is known, so its flow is that to the picture, (x - image) / sigma: whatever walks along
+        it, or asks for the clean latents x - sigma flow, arrives at the picture.
+        """
+        flow = self.flow(x, t, conditions)
+        if "loss_mask" not in conditions:
+            return flow
+        unknown = conditions["loss_mask"].to(x)
+        sigma = (t / 1000).clamp(min=_LOWEST_SIGMA).view(-1, 1, 1, 1, 1).to(x)
+        return unknown * flow + (1 - unknown) * (x - conditions["image"].to(x)) / sigma
+
+    def flow(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """What the network itself says, of given latents too."""
         dtype = self.net.patch_embedding.weight.dtype
-        text = conditions["text"].to(dtype)
-        return self.net(x.to(dtype), t.float(), encoder_hidden_states=text, return_dict=False)[0].to(x.dtype)
+        x, format_of_x, t = self.placed(x, conditions), x.dtype, t.float()
+        if "loss_mask" in conditions:
+            t = self.token_times(t, conditions["loss_mask"].to(t))
+        if self.joins_image:
+            x = torch.cat([x, conditions["image"].to(x)], 1)
+        clip = conditions.get("clip")
+        found = self.net(
+            x.to(dtype),
+            t,
+            conditions["text"].to(dtype),
+            encoder_hidden_states_image=None if clip is None else clip.to(dtype),
+            return_dict=False,
+        )
+        return found[0].to(format_of_x)
+
+    def placed(self, x: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """x with the picture's latents, free of noise, where a TI2V has been given them."""
+        if "loss_mask" not in conditions:
+            return x
+        unknown = conditions["loss_mask"].to(x)
+        return unknown * x + (1 - unknown) * conditions["image"].to(x)
+
+    def token_times(self, t: Tensor, unknown: Tensor) -> Tensor:
+        """t B and the mask B 1 T H W -> B L: what is given has time 0."""
+        across_time, down, across = self.net.config.patch_size
+        tokens = unknown[:, 0, ::across_time, ::down, ::across].flatten(1)
+        return tokens * t[:, None]
 
 
 def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
@@ -59,10 +151,11 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
 
     Raises WeightsError where the base is of another variant, incomplete, or has keys too many.
     """
-    component = open_base(base).component("transformer", WEIGHT_LAYOUTS)
+    component = open_transformer(base, variant, WEIGHT_LAYOUTS)
     net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
     open_network(net, component, of=f"denoiser of {variant.title}", dtype_of=_dtype_rule(torch_dtype(dtype)))
-    return WanDenoiser(net)
+    joins = net.config.in_channels > net.config.out_channels
+    return WanDenoiser(net, places_image="image" in variant.conditions and not joins)
 
 
 def check_base(base: str, variant: Variant) -> None:
@@ -70,7 +163,7 @@ def check_base(base: str, variant: Variant) -> None:
 
     Raises WeightsError as `open_denoiser` does.
     """
-    component = open_base(base).component("transformer", WEIGHT_LAYOUTS)
+    component = open_transformer(base, variant, WEIGHT_LAYOUTS)
     net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
     check_network(net, component, of=f"denoiser of {variant.title}")
 

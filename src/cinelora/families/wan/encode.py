@@ -1,12 +1,14 @@
-"""Owns all that turns clips into what the Wan denoiser takes: the text encoder, the autoencoder, and the way back.
+"""Owns all that turns clips into what the Wan denoiser takes: text encoder, autoencoder, pictures, and the way back.
 
-In: clips (pixels C F H W in [-1, 1], captions). Out: normalised moments 16 T h w and {"text": S D}; pixels again.
-Weights are read when a tower is loaded, never before.
+In: clips (pixels C F H W in [-1, 1], captions). Out: normalised moments C T h w, {"text": S D} and, for variants that
+start from a picture, {"image": C T h w} (and {"clip": S D}, see `clip`); pixels again. Weights are read when a tower
+is loaded, never before.
 """
 
 import html
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ftfy
 import torch
@@ -18,6 +20,7 @@ from cinelora.base.dtypes import torch_dtype
 from cinelora.base.files import sha256_text
 from cinelora.contracts.card import Variant
 from cinelora.contracts.flow import Clip, Encoded
+from cinelora.families.wan.clip import WanClip
 from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS
 from cinelora.families.wan.places import open_base
 from cinelora.nets.t5 import T5Kind, T5Tower
@@ -34,7 +37,7 @@ TEXT = T5Kind("wan-text-1", UMT5Config, UMT5EncoderModel, TEXT_LAYOUTS, clean=cl
 
 
 class WanVae:
-    """The tower that makes latents: the causal autoencoder, and its decoder.
+    """The tower that makes latents: the causal autoencoder, and its decoder; it serves the image tower, too.
 
     Mean and log-variance are both normalised with the model's latent statistics: mean' = (mu - m) / s,
     logvar' = logvar - 2 log s, so that sampling from them has the right width.
@@ -69,22 +72,23 @@ class WanVae:
         """Let the weights go."""
         self.net = None
 
-    @torch.no_grad()
     def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[dict[str, Tensor]]:
-        """One clip at a time: 3 F H W -> mean and logvar 16 T h w, fp32 on the CPU. Nothing is drawn here."""
+        """One clip at a time: 3 F H W -> mean and logvar C T h w, fp32 on the CPU. Nothing is drawn here."""
+        return [dict(zip(self.gives, self.moments(clip.pixels), strict=True)) for clip in clips]
+
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """3 F H W -> normalised mean and logvar C T h w, fp32 on the CPU."""
         if self.net is None:
             self.load("cpu")
         shift, log_scale = self._statistics()
-        found = []
-        for clip in clips:
-            posterior = self.net.encode(clip.pixels[None].to(self.net.device, self.net.dtype)).latent_dist
-            mean, logvar = (moment[0].float().cpu() for moment in (posterior.mean, posterior.logvar))
-            found.append({"mean": (mean - shift) * torch.exp(-log_scale), "logvar": logvar - 2 * log_scale})
-        return found
+        posterior = self.net.encode(pixels[None].to(self.net.device, self.net.dtype)).latent_dist
+        mean, logvar = (moment[0].float().cpu() for moment in (posterior.mean, posterior.logvar))
+        return (mean - shift) * torch.exp(-log_scale), logvar - 2 * log_scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """B 16 T h w -> B 3 F H W in [-1, 1], fp32, one clip at a time, on the latents' device."""
+        """B C T h w -> B 3 F H W in [-1, 1], fp32, one clip at a time, on the latents' device."""
         self.load(str(latents.device))
         shift, log_scale = (part.to(latents.device) for part in self._statistics())
         raw = latents.float() * torch.exp(log_scale) + shift
@@ -92,30 +96,72 @@ class WanVae:
         return torch.cat(clips).clamp(-1, 1)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and log of the deviation of raw latents, each 16 1 1 1."""
+        """Mean and log of the deviation of raw latents, each C 1 1 1."""
         config = self.net.config
         mean, deviation = (torch.tensor(part).view(-1, 1, 1, 1) for part in (config.latents_mean, config.latents_std))
         return mean, deviation.log()
 
 
-class WanEncoder:
-    """Both towers; plays `contracts.roles.Encoder`."""
+class WanImage:
+    """The tower of what clips start from: latents of the first frame, taken at their mean.
 
-    def __init__(self, text: T5Tower, vae: WanVae):
-        self.text, self.vae = text, vae
+    `whole`: with mid-grey frames behind it, as long as the clip (image-to-video; the slot says how long, since a
+    preview has a single picture), else alone (TI2V, which can do without: `optional`). A clip of one frame would be
+    given whole; it has zeros, which the denoiser leaves out.
+    """
+
+    name, reads, gives = "image", "pixels", ("image",)
+
+    def __init__(self, vae: WanVae, *, whole: bool):
+        self.vae, self.whole = vae, whole
+        self.optional = not whole
+
+    def fingerprint(self) -> str:
+        """The autoencoder's, and what stands behind the frame."""
+        return sha256_text("wan-image-1", self.vae.fingerprint(), self.whole)
+
+    def load(self, device: str) -> None:
+        """Read the autoencoder's weights, if they are not in memory."""
+        self.vae.load(device)
+
+    def unload(self) -> None:
+        """Let the weights go."""
+        self.vae.unload()
+
+    def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[dict[str, Tensor]]:
+        """First frame of each clip -> {"image": C T h w} (T = 1 for TI2V), fp32 on the CPU. Nothing is drawn."""
+        return [{"image": self._one(clip.pixels[:, :1], clip.slot.bucket.frames)} for clip in clips]
+
+    def _one(self, first: Tensor, frames: int) -> Tensor:
+        if not self.whole:
+            return self.vae.moments(first)[0]
+        if frames == 1:
+            return torch.zeros_like(self.vae.moments(first)[0])
+        grey = first.new_zeros(3, frames - 1, *first.shape[2:])
+        return self.vae.moments(torch.cat([first, grey], 1))[0]
+
+
+class WanEncoder:
+    """All towers; plays `contracts.roles.Encoder`. `seeing` are those of pictures that clips start from."""
+
+    def __init__(self, text: T5Tower, vae: WanVae, *seeing: WanImage | WanClip):
+        self.text, self.vae, self.seeing = text, vae, seeing
         self._blank: dict[str, Tensor] | None = None
 
-    def towers(self) -> tuple[T5Tower, WanVae]:
-        """Text, then latents."""
-        return self.text, self.vae
+    def towers(self) -> tuple[Any, ...]:
+        """Text, latents, and what the variant takes of pictures."""
+        return self.text, self.vae, *self.seeing
 
     def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[Encoded]:
-        """Run both towers."""
-        text, moments = (tower.encode(clips, rng) for tower in self.towers())
-        return [Encoded(m["mean"], m["logvar"], t) for t, m in zip(text, moments, strict=True)]
+        """Run every tower."""
+        given: list[dict[str, Tensor]] = [{} for _ in clips]
+        for tower in self.towers():
+            for mine, new in zip(given, tower.encode(clips, rng), strict=True):
+                mine |= new
+        return [Encoded(one.pop("mean"), one.pop("logvar"), one) for one in given]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """B 16 T h w -> B 3 F H W in [-1, 1]."""
+        """B C T h w -> B 3 F H W in [-1, 1]."""
         return self.vae.decode(latents)
 
     def blank(self) -> Mapping[str, Tensor]:
@@ -129,11 +175,17 @@ class WanEncoder:
 
 
 def open_encoder(base: str, variant: Variant, dtype: str) -> WanEncoder:
-    """Both towers on a base; no weights are read yet.
+    """The towers on a base; no weights are read yet.
 
-    `dtype` is the text encoder's. The autoencoder computes in fp32, as diffusers advises for Wan: it is small, and in
-    bf16 it would lose more of a latent than its own posterior's width.
+    `dtype` is the text encoder's and CLIP's. The autoencoder computes in fp32, as diffusers advises for Wan: it is
+    small, and in bf16 it would lose more of a latent than its own posterior's width.
     """
     place = open_base(base)
     text = T5Tower(place, TEXT, variant.network["text_encoder"], length=variant.text_length, dtype=dtype)
-    return WanEncoder(text, WanVae(place, variant, "fp32"))
+    vae = WanVae(place, variant, "fp32")
+    seeing: list[WanImage | WanClip] = []
+    if "image" in variant.conditions:
+        seeing.append(WanImage(vae, whole="T" in variant.conditions["image"].split()))
+    if "clip" in variant.conditions:
+        seeing.append(WanClip(place, variant.network["image_encoder"], dtype))
+    return WanEncoder(text, vae, *seeing)

@@ -1,0 +1,222 @@
+"""Owns distillation by distribution matching: a generator of few steps, a critic that learns what it draws.
+
+In: a Denoiser with two adapters in it, a Flow. Out: Loss of a Batch for either. One frozen base plays three: with the
+generator's adapter, with the critic's ("fake" score), and with none (the "real" score, guided). After Yin et al. 2024
+("One-step Diffusion with Distribution Matching Distillation", and its sequel DMD2) with the backward simulation of the
+sequel: the generator learns on what its own earlier steps draw. Of the clips only size and conditions count, and their
+latents where the first level is not noise alone (an expert for little noise).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.roles import Denoiser, Player
+from cinelora.lora.adapters import Adapters
+from cinelora.methods.denoising import arranged, learned, put_into_training
+from cinelora.methods.options import MethodOptions, adapters_of
+from cinelora.noise.flow import Flow
+from cinelora.noise.loss import squared_error
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
+from cinelora.noise.timesteps import shifted
+
+LEAST_NORMALISER = 1e-5
+LARGEST_ERROR = 50.0
+"""VideoX-Fun's critic learns nothing of larger ones (compat)."""
+
+Conditions = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One of the few steps: the noise level x is brought to, the time told, the level the clean clip is taken with."""
+
+    sigma: float
+    t: float
+    taken: float
+
+
+def levels_of(options: MethodOptions, process: Flow) -> tuple[Level, ...]:
+    """The levels of the few steps.
+
+    They are places of the range that is trained, so that an expert for little noise starts at its own upper end.
+    compat "videox": places of the whole range; t is cut to a whole number, and the clean clip is taken with the level
+    of the table of training that is nearest to it.
+    """
+    places = torch.tensor(options.denoising_steps, dtype=torch.float64) / 1000
+    if options.compat == "none":
+        sigmas = process.timesteps.at(places).tolist()
+        return tuple(Level(sigma, sigma * NUM_TRAIN_TIMESTEPS, sigma) for sigma in sigmas)
+    shift = process.options.shift
+    table = shifted(torch.arange(1, NUM_TRAIN_TIMESTEPS + 1, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS, shift)
+    found = []
+    for sigma in shifted(places, shift):
+        told = int((sigma * NUM_TRAIN_TIMESTEPS).float())  # fp32 first, or 800 is 799.999...
+        nearest = table[(table * NUM_TRAIN_TIMESTEPS - told).abs().argmin()]
+        found.append(Level(float(sigma), float(told), float(nearest)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What critic and base make of a noised clip, B C T H W, and the way from one to the other, divided per clip."""
+
+    fake: Tensor
+    real: Tensor
+    normaliser: Tensor
+    gradient: Tensor
+
+
+class Distill:
+    """Two players; the generator first, then the critic on what the new generator draws."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: Flow,
+        adapters: Mapping[str, Adapters],
+        *,
+        options: MethodOptions,
+        negative: Conditions,
+    ):
+        self.denoiser, self.process, self.options, self.negative = denoiser, process, options, negative
+        self.generator, self.critic = (adapters[name] for name in adapters_of(options))
+        self.levels = levels_of(options, process)
+
+    def players(self) -> tuple[Player, ...]:
+        """Generator and critic, each with its own rate."""
+        generator, critic = adapters_of(self.options)
+        return (
+            Player(generator, self.generator.parameters()),
+            Player(critic, self.critic.parameters(), lr=self.options.critic_lr),
+        )
+
+    def turns(self, step: int) -> tuple[str, ...]:
+        """The critic learns in every optimizer step, the generator in steps 1, 1 + n, 1 + 2n ..."""
+        generator, critic = adapters_of(self.options)
+        return (generator, critic) if (step - 1) % self.options.generator_every == 0 else (critic,)
+
+    def loss(self, player: str, batch: Batch, rng: Generator) -> Loss:
+        """The loss of one player on clips that the generator draws now.
+
+        Drawn from `rng` in this order: conditions, number of steps, their noises, score times, score noise.
+        """
+        learning = player == adapters_of(self.options)[0]
+        given = self.denoiser.condition(batch, rng)
+        batch = learned(arranged(batch, self.denoiser), given)
+        num_steps = int(torch.randint(len(self.levels), (1,), generator=rng)) + 1
+        noises = [self._like(batch.latents, rng) for _ in range(num_steps)]
+        sigma = self._score_sigma(self.process.timesteps.draw(len(batch.names), rng))
+        noise = self._like(batch.latents, rng)
+        clean = self.simulate(batch.latents, noises, given, learning=learning)
+        judge = self.generator_loss if learning else self.critic_loss
+        return judge(clean, self.process.mix(clean.detach(), noise, sigma.to(clean.device)), given, batch)
+
+    def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
+        """The generator's loss on clips of all its steps, at given quantiles B of the score times; no gradient.
+
+        It is measured with the critic of that moment, so that only steps at which the critic follows compare.
+        """
+        was = put_into_training(self.denoiser, False)
+        try:
+            with torch.no_grad():
+                given = self.denoiser.condition(batch, None)
+                batch = learned(arranged(batch, self.denoiser), given)
+                noises = [self._like(batch.latents, rng) for _ in self.levels]
+                noise = self._like(batch.latents, rng)
+                sigma = self._score_sigma(self.process.timesteps.at(quantiles.to("cpu"))).to(batch.latents.device)
+                clean = self.simulate(batch.latents, noises, given, learning=False)
+                loss = self.generator_loss(clean, self.process.mix(clean, noise, sigma), given, batch)
+        finally:
+            self._plays(self.generator, learning=was)
+        return replace(loss, value=loss.value.detach())
+
+    def simulate(self, latents: Tensor, noises: Sequence[Tensor], given: Conditions, *, learning: bool) -> Tensor:
+        """What the generator takes for clean after as many of its steps as there are noises; fp32.
+
+        x_0 = noise (or the clip at the first level), clean_k = x_k - sigma_k v(x_k, t_k), x_k+1 = (1 - sigma_k+1)
+        clean_k + sigma_k+1 noise_k+1. Only the last step has a gradient, and that only with `learning`.
+        """
+        levels = self.levels[: len(noises)]
+        alone = self.options.compat == "videox"
+        x = noises[0].float() if alone else self._mix(latents, noises[0], levels[0].sigma)
+        self._plays(self.generator, learning=False)
+        for k, level in enumerate(levels):
+            last = k == len(levels) - 1
+            if last and learning:
+                self._plays(self.generator, learning=True)
+            with torch.set_grad_enabled(last and learning):
+                t = torch.full((len(x),), level.t, device=x.device)
+                clean = x - level.taken * self.denoiser.predict(x, t, given).float()
+            if not last:
+                x = self._mix(clean, noises[k + 1], levels[k + 1].sigma)
+        return clean
+
+    def generator_loss(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Loss:
+        """|g|^2 / 2, with g / (number of elements) for its gradient in `clean`; `noised` is `clean` noised."""
+        found = self.direction(clean, noised, given, batch)
+        # 0 + g: neither a difference of large numbers, nor a gradient through g.
+        error = clean - clean.detach() + found.gradient
+        half = replace(noised, target=torch.zeros_like(error), weight=torch.full_like(noised.weight, 0.5))
+        loss = squared_error(error, half, batch)
+        # Gradient checkpointing runs the generator again in the backward pass.
+        self._plays(self.generator, learning=clean.requires_grad)
+        return replace(loss, terms={"gap": (found.fake - found.real).abs().mean()})
+
+    def direction(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Direction:
+        """g = (fake - real) / mean |clean - real| of the clip (Yin et al. 2024, eq. 8), no gradient.
+
+        fake and real are clean clips that the critic and the base see in the noised one, each with its guidance.
+        """
+        with torch.no_grad():
+            self._plays(self.critic, learning=False)
+            fake = self._guided(noised, given, self.options.fake_guidance)
+            with self.critic.disabled():
+                real = self._guided(noised, given, self.options.real_guidance)
+            away = (clean.detach() - real).abs()
+            mask = torch.ones_like(away) if batch.loss_mask is None else batch.loss_mask.to(away).expand_as(away)
+            area = mask.flatten(1).sum(1).clamp(min=1)
+            normaliser = ((away * mask).flatten(1).sum(1) / area).view(-1, *[1] * (clean.ndim - 1))
+            gradient = (fake - real) / normaliser.clamp(min=LEAST_NORMALISER)
+        return Direction(fake, real, normaliser, gradient)
+
+    def critic_loss(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Loss:
+        """The plain flow loss of the critic on what the generator drew, weighted as [noise] says."""
+        self._plays(self.critic, learning=True)
+        prediction = self.denoiser.predict(noised.x, noised.t, given)
+        if self.options.compat == "videox":
+            far = (prediction.float() - noised.target).abs() > LARGEST_ERROR
+            prediction = torch.where(far, noised.target.to(prediction), prediction)
+        return self.process.loss(prediction, noised, batch)
+
+    def unsaid(self, given: Conditions, num_clips: int) -> Conditions:
+        """The conditions with the negative prompt in place of what is said; a picture to start from stays."""
+        against = {name: one[None].expand(num_clips, *one.shape) for name, one in self.negative.items()}
+        return {**given, **{name: one.to(given[name]) for name, one in against.items()}}
+
+    def _guided(self, noised: Noised, given: Conditions, guidance: float) -> Tensor:
+        """The clean clip that whoever plays sees, with guidance against the negative prompt (Ho and Salimans 2022)."""
+        flow = self.denoiser.predict(noised.x, noised.t, given).float()
+        if guidance != 1:
+            nothing = self.denoiser.predict(noised.x, noised.t, self.unsaid(given, len(flow))).float()
+            flow = nothing + guidance * (flow - nothing)
+        return noised.x - noised.sigma.view(-1, *[1] * (flow.ndim - 1)) * flow
+
+    def _plays(self, adapters: Adapters, *, learning: bool) -> None:
+        """Let this adapter work, with dropout where it is to learn."""
+        adapters.activate()
+        put_into_training(self.denoiser, learning)
+        # Older torch goes on with casts that autocast made while no gradient was taken.
+        torch.clear_autocast_cache()
+
+    def _mix(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        return self.process.mix(clean, noise, torch.full((len(clean),), sigma, device=clean.device)).x
+
+    def _score_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma.clamp(self.options.score_t_min, self.options.score_t_max)
+
+    def _like(self, latents: Tensor, rng: Generator) -> Tensor:
+        return torch.randn(latents.shape, generator=rng, device=rng.device).to(latents.device)

@@ -1,0 +1,117 @@
+"""A distillation from the command line, on the fake family: two players, exact resume, the generator alone in files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cinelora.cli.app import main
+from cinelora.media.write import write_mp4
+from cinelora.report.events import read_events
+
+RECIPE = """
+[model]
+family = "fake"
+variant = "tiny"
+dtype = "fp32"
+text_dropout = 0.0
+[data]
+held_out = 0.2
+[[data.source]]
+path = "clips"
+[lora]
+rank = 2
+[method]
+name = "distill"
+generator_every = 2
+critic_lr = 2e-2
+negative_prompt = "noise and dirt"
+[noise]
+shift = 3.0
+[train]
+steps = 6
+micro_size = 2
+lr = 1e-2
+precision = "fp32"
+gradient_checkpointing = true
+save_every_steps = 2
+device = "cpu"
+[held_out]
+every_steps = 3
+num_timesteps = 2
+[preview]
+prompts = ["something"]
+num_steps = 4
+guidance = 1.0
+sampler = "renoise"
+[run]
+folder = "run"
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run the command line beside six clips; gives back exit code and all that was said."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        write_mp4(tmp_path / "clips" / f"{k}.mp4", rng.integers(0, 255, (9, 32, 32, 3)).astype(np.uint8), 8.0)
+        (tmp_path / "clips" / f"{k}.txt").write_text(f"clip number {k}")
+    (tmp_path / "r.toml").write_text(RECIPE)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cinelora", *words])
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    return run
+
+
+def steps(folder):
+    events = read_events(Path(folder) / "events.jsonl")
+    return {(e["step"], e["player"]): (e["loss"], e["lr"]) for e in events if e["kind"] == "step"}
+
+
+def test_a_distillation_trains_resumes_exactly_and_saves_the_generator(call, tmp_path):
+    code, said = call("train", "r.toml", "--set", "run.folder=whole")
+    assert code == 0, said
+    assert "adapters of the generator" in said
+    assert "proven:" in said
+    found = steps("whole")
+    assert [step for step, player in found if player == "critic"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, player in found if player == "generator"] == [1, 3, 5]
+    assert found[1, "generator"][1] == 1e-2
+    assert found[1, "critic"][1] == 2e-2
+
+    code, said = call("train", "r.toml", "--set", "train.steps=3")
+    assert code == 0, said
+    code, said = call("train", "--resume", "run", "--set", "train.steps=6")
+    assert code == 0, said
+    assert steps("run") == found
+
+    kept = load_file(tmp_path / "whole" / "checkpoints" / "step-000006" / "adapters.safetensors")
+    players = {name.partition("/")[0] for name in kept}
+    assert players == {"generator", "critic"}
+    saved = load_file(tmp_path / "whole" / "adapter" / "r.diffusers.safetensors")
+    for name, tensor in saved.items():
+        assert torch.equal(tensor, kept[f"generator/{name}"])
+        assert not torch.equal(tensor, kept[f"critic/{name}"])
+    assert len(saved) == len(kept) / 2
+
+
+def test_what_cannot_be_distilled_is_told_before_anything_is_read(call, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE.replace("rank = 2", 'rank = 2\n[lora.parts]\ntransformer = "full"'))
+    code, said = call("check", "r.toml")
+    assert code == 2, said
+    assert "no part can learn in full" in said
+    (tmp_path / "r.toml").write_text(RECIPE.replace('name = "distill"', 'name = "finetune"'))
+    code, said = call("check", "r.toml")
+    assert code == 2, said
+    assert "method.generator_every has no effect" in said

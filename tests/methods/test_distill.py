@@ -1,0 +1,350 @@
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from cinelora.base.errors import RecipeError
+from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Batch
+from cinelora.contracts.roles import Method
+from cinelora.families.fake.card import CARD
+from cinelora.families.fake.denoise import open_denoiser
+from cinelora.lora.inject import inject
+from cinelora.lora.options import LoraOptions
+from cinelora.methods.distill import Distill, levels_of
+from cinelora.methods.options import MethodOptions, adapters_of, check_method
+from cinelora.methods.registry import open_method
+from cinelora.noise.flow import Flow
+from cinelora.noise.options import NoiseOptions
+
+NAMES = ("generator", "critic")
+
+
+def options(**values):
+    return MethodOptions(name="distill", **values)
+
+
+def opened(noise=None, *, trained=True, dropout=0.0, **values) -> Distill:
+    """The method on the fake base; `trained` adapters differ from the base and from each other."""
+    denoiser = open_denoiser("", CARD.variants["tiny"], "fp32")
+    denoiser.text_dropout = 0.0
+    adapters = {}
+    for name in NAMES:
+        lora = LoraOptions(rank=2, dropout=dropout)
+        adapters[name] = inject(
+            denoiser.parts(), lora, presets=CARD.lora_presets, default_preset="all", adapter_name=name
+        )
+        if trained:
+            with torch.no_grad():
+                for key, weight in adapters[name].parameters().items():
+                    weight.copy_(torch.randn(weight.shape, generator=torch_rng(name, key)) * 0.3)
+    negative = {"text": torch.full((6, 8), 0.5)}
+    process = Flow(noise or NoiseOptions(shift=3.0))
+    method = open_method(options(**values), denoiser, process, adapters=adapters, negative=negative)
+    assert isinstance(method, Distill)
+    return method
+
+
+@pytest.fixture
+def batch():
+    rng = torch_rng("batch")
+    return Batch(
+        torch.randn(2, 4, 3, 4, 4, generator=rng), {"text": torch.randn(2, 6, 8, generator=rng)}, ("first", "second")
+    )
+
+
+def say(method, adapters, x, t, text):
+    """What the base says with some adapters, or with none."""
+    method.generator.activate() if adapters is None else adapters.activate()
+    with torch.no_grad():
+        if adapters is not None:
+            return method.denoiser.predict(x, t, {"text": text})
+        with method.generator.disabled():
+            return method.denoiser.predict(x, t, {"text": text})
+
+
+def gradients(adapters):
+    return [weight.grad for weight in adapters.parameters().values()]
+
+
+def test_it_plays_the_role_with_two_players_of_one_base():
+    method = opened(critic_lr=2e-6)
+    assert isinstance(method, Method)
+    generator, critic = method.players()
+    assert (generator.name, critic.name) == adapters_of(options()) == NAMES
+    assert (generator.lr, critic.lr) == (None, 2e-6)
+    assert generator.parameters.keys() == critic.parameters.keys()
+    assert not {id(p) for p in generator.parameters.values()} & {id(p) for p in critic.parameters.values()}
+
+
+def test_turns_are_counted_in_optimizer_steps_and_the_critic_has_all():
+    method = opened(generator_every=3)
+    assert [method.turns(step) for step in range(1, 6)] == [NAMES, ("critic",), ("critic",), NAMES, ("critic",)]
+
+
+@pytest.mark.parametrize(("shift", "times"), [(5.0, [1000, 937.5, 833.3333, 625]), (3.0, [1000, 900, 750, 500])])
+def test_levels_are_shifted_once(shift, times):
+    levels = levels_of(options(), Flow(NoiseOptions(shift=shift)))
+    assert [level.t for level in levels] == pytest.approx(times)
+    assert all(level.sigma == level.taken == pytest.approx(level.t / 1000) for level in levels)
+
+
+def test_levels_of_an_expert_lie_in_its_own_range():
+    """Shift 5, up to 0.9: u = 0.9 / (5 - 4 * 0.9) = 9/14; half of it is 9/28, whose sigma is 45/64."""
+    process = Flow(NoiseOptions(shift=5.0, t_max=0.9))
+    levels = levels_of(options(denoising_steps=(1000, 500)), process)
+    assert [level.sigma for level in levels] == pytest.approx([0.9, 45 / 64], abs=1e-6)
+    compat = levels_of(options(denoising_steps=(1000, 500), compat="videox"), process)
+    assert [level.sigma for level in compat] == pytest.approx([1.0, 5 / 6])
+
+
+def test_compat_cuts_times_and_takes_the_nearest_level_of_the_table():
+    levels = levels_of(options(compat="videox"), Flow(NoiseOptions(shift=5.0)))
+    assert [level.t for level in levels] == [1000, 937, 833, 625]
+    assert levels[1].sigma == pytest.approx(0.9375)
+    # 936.87, which is nearer to 937 than 937.19 of u = 0.749
+    assert levels[1].taken == pytest.approx(5 * 0.748 / (1 + 4 * 0.748))
+    assert levels[2].taken == pytest.approx(5 * 0.499 / (1 + 4 * 0.499))  # 832.78, nearer to 833 than 833.33
+    told = levels_of(options(compat="videox"), Flow(NoiseOptions(shift=12.0)))
+    assert [level.t for level in told] == [1000, 972, 923, 800]
+
+
+def test_simulation_goes_from_clean_to_clean_over_fresh_noise(batch):
+    method = opened(denoising_steps=(1000, 400))
+    noises = [torch.randn(batch.latents.shape, generator=torch_rng(k)) for k in range(2)]
+    text = batch.conditions["text"]
+    found = method.simulate(batch.latents, noises, batch.conditions, learning=False)
+    sigma = 3 * 0.4 / (1 + 2 * 0.4)
+    x = noises[0]
+    clean = x - say(method, method.generator, x, torch.full((2,), 1000.0), text)
+    x = (1 - sigma) * clean + sigma * noises[1]
+    clean = x - sigma * say(method, method.generator, x, torch.full((2,), 1000 * sigma), text)
+    torch.testing.assert_close(found, clean, rtol=1e-4, atol=1e-5)
+    assert not found.requires_grad
+
+
+def test_an_expert_for_little_noise_starts_from_the_noised_clip(batch):
+    method = opened(NoiseOptions(t_max=0.5), denoising_steps=(1000,))
+    noise = torch.randn(batch.latents.shape, generator=torch_rng("noise"))
+    x = 0.5 * batch.latents + 0.5 * noise
+    wanted = x - 0.5 * say(method, method.generator, x, torch.full((2,), 500.0), batch.conditions["text"])
+    found = method.simulate(batch.latents, [noise], batch.conditions, learning=False)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_direction_leads_from_the_guided_base_to_the_critic(batch):
+    method = opened(real_guidance=4.0, fake_guidance=2.0)
+    clean, noise = (torch.randn(batch.latents.shape, generator=torch_rng(name)) for name in "ab")
+    sigma = torch.tensor([0.3, 0.8])
+    noised = method.process.mix(clean, noise, sigma)
+    found = method.direction(clean, noised, batch.conditions, batch)
+    blank, level = torch.full((2, 6, 8), 0.5), sigma.view(-1, 1, 1, 1, 1)
+
+    def guided(adapters, guidance):
+        said, unsaid = (say(method, adapters, noised.x, noised.t, t) for t in (batch.conditions["text"], blank))
+        return noised.x - level * (unsaid + guidance * (said - unsaid))
+
+    fake, real = guided(method.critic, 2.0), guided(None, 4.0)
+    torch.testing.assert_close(found.fake, fake, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.real, real, rtol=1e-4, atol=1e-5)
+    for k in range(2):
+        wanted = (fake[k] - real[k]) / (clean[k] - real[k]).abs().mean()
+        torch.testing.assert_close(found.gradient[k], wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_generator_loss_has_the_direction_for_gradient_under_mask_and_weights(batch):
+    method = opened()
+    mask = torch.ones(2, 1, 3, 1, 1)
+    mask[:, :, 0] = 0
+    weighed = Batch(batch.latents, batch.conditions, batch.names, weights=torch.tensor([1.0, 3.0]), loss_mask=mask)
+    clean = torch.randn(batch.latents.shape, generator=torch_rng("clean")).requires_grad_()
+    noised = method.process.mix(clean.detach(), torch.randn_like(clean), torch.tensor([0.4, 0.6]))
+    found = method.direction(clean, noised, batch.conditions, weighed)
+    loss = method.generator_loss(clean, noised, batch.conditions, weighed)
+    loss.value.backward()
+    num_elements = 4 * 2 * 4 * 4
+    for k, weight in enumerate((1.0, 3.0)):
+        torch.testing.assert_close(clean.grad[k], weight * found.gradient[k] * mask[k] / num_elements / 2)
+        away = (clean[k] - found.real[k]).abs()[:, 1:].mean()
+        torch.testing.assert_close(found.normaliser[k].squeeze(), away.detach())
+    halves = [0.5 * found.gradient[k][:, 1:].square().mean() for k in range(2)]
+    assert loss.value.item() == pytest.approx(((halves[0] + 3 * halves[1]) / 2).item(), rel=1e-5)
+
+
+def test_each_player_alone_gets_gradients(batch):
+    method = opened()
+    method.loss("generator", batch, torch_rng("x")).value.backward()
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients(method.generator))
+    assert all(grad is None for grad in gradients(method.critic))
+    method = opened()
+    method.loss("critic", batch, torch_rng("x")).value.backward()
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients(method.critic))
+    assert all(grad is None for grad in gradients(method.generator))
+
+
+def test_generator_learns_after_simulated_steps_under_autocast_and_checkpointing(batch):
+    """Casts made without a gradient must not be used with one; the backward pass must not run the critic instead."""
+    wanted, found = {}, {}
+    for grads, checkpointing in ((wanted, False), (found, True)):
+        method = opened()
+        if checkpointing:
+            method.denoiser.net.enable_gradient_checkpointing()
+        noises = [torch.randn(batch.latents.shape, generator=torch_rng(k)) for k in range(4)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            clean = method.simulate(batch.latents, noises, batch.conditions, learning=True)
+            noised = method.process.mix(clean.detach(), noises[0], torch.tensor([0.5, 0.5]))
+            loss = method.generator_loss(clean, noised, batch.conditions, batch)
+        loss.value.backward()
+        grads |= {name: weight.grad for name, weight in method.generator.parameters().items()}
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in wanted.values())
+    for name, grad in wanted.items():
+        torch.testing.assert_close(found[name], grad)
+
+
+def test_critic_learns_the_flow_of_what_was_drawn(batch):
+    method = opened()
+    clean, noise = (torch.randn(batch.latents.shape, generator=torch_rng(name)) for name in "ab")
+    noised = method.process.mix(clean, noise, torch.tensor([0.2, 0.7]))
+    loss = method.critic_loss(clean, noised, batch.conditions, batch).value
+    said = say(method, method.critic, noised.x, noised.t, batch.conditions["text"])
+    assert loss.item() == pytest.approx((said - (noise - clean)).square().mean().item(), rel=1e-5)
+
+
+def test_only_compat_leaves_out_large_errors_of_the_critic(batch):
+    clean = torch.zeros_like(batch.latents)
+    clean[0, 0, 0, 0, 0] = 300.0
+    noise = torch.zeros_like(clean)
+    losses = {}
+    for compat in ("none", "videox"):
+        method = opened(compat=compat)
+        noised = method.process.mix(clean, noise, torch.tensor([1.0, 1.0]))
+        losses[compat] = method.critic_loss(clean, noised, batch.conditions, batch).value.item()
+    assert losses["none"] > 300**2 / clean.numel() / 2 > 10 > losses["videox"]
+
+
+def test_every_draw_comes_from_the_generator_of_numbers(batch):
+    method = opened()
+    for player in NAMES:
+        first, again, other = (method.loss(player, batch, torch_rng(seed)).value.item() for seed in (1, 1, 2))
+        assert first == again != other
+
+
+def test_score_times_keep_to_their_range(batch, monkeypatch):
+    method = opened(score_t_min=0.4, score_t_max=0.6)
+    seen = []
+    mix = method.process.mix
+    monkeypatch.setattr(method.process, "mix", lambda c, n, s: seen.append(s) or mix(c, n, s))
+    for seed in range(5):
+        method.loss("critic", batch, torch_rng(seed))
+        assert 0.4 <= seen[-1].min() <= seen[-1].max() <= 0.6 + 1e-6
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_held_out_loss_is_fixed_takes_no_gradient_and_leaves_the_mode(batch, training):
+    method = opened(dropout=0.5)
+    method.denoiser.net.train(training)
+    quantiles = torch.tensor([0.2, 0.2])
+    first, again = (method.held_out_loss(batch, quantiles, torch_rng("exam")) for _ in range(2))
+    assert first.value.item() == again.value.item() > 0
+    assert not first.value.requires_grad
+    assert method.denoiser.net.training == training
+    other = method.held_out_loss(batch, torch.tensor([0.8, 0.8]), torch_rng("exam"))
+    assert other.value.item() != first.value.item()
+
+
+def test_nothing_is_left_to_learn_where_critic_and_base_agree(batch):
+    method = opened(trained=False, real_guidance=1.0)
+    loss = method.held_out_loss(batch, torch.tensor([0.5, 0.5]), torch_rng("x"))
+    assert loss.value.item() == pytest.approx(0.0, abs=1e-9)
+
+
+class Normal:
+    """A base whose clips are normal around 0.7; an adapter at work moves that mean.
+
+    clean = m + (1 - s) / ((1 - s)^2 + s^2) (x - (1 - s) m), v = (x - clean) / s.
+    """
+
+    text_dropout = 0.0
+
+    def __init__(self):
+        self.at_work = None
+
+    def parts(self):
+        return {}
+
+    def arranged(self, latents):
+        return latents
+
+    def condition(self, batch, rng):
+        return {}
+
+    def predict(self, x, t, conditions):
+        moved = 0.0 if self.at_work is None else self.at_work.by
+        sigma, mean = (t / 1000).view(-1, 1, 1, 1, 1), 0.7 + moved
+        share = (1 - sigma) / ((1 - sigma) ** 2 + sigma**2)
+        return (x - mean - share * (x - (1 - sigma) * mean)) / sigma
+
+
+class Moved:
+    """Plays an adapter of Normal."""
+
+    def __init__(self, denoiser, by):
+        self.denoiser, self.by = denoiser, torch.nn.Parameter(torch.tensor(by))
+
+    def parameters(self):
+        return {"by": self.by}
+
+    def activate(self):
+        self.denoiser.at_work = self
+
+    @contextmanager
+    def disabled(self):
+        self.denoiser.at_work = None
+        yield
+        self.activate()
+
+
+def test_two_players_bring_the_few_step_clip_to_the_base():
+    """A generator that is off comes to draw what the base knows, though no clip shows it."""
+    denoiser = Normal()
+    adapters = {"generator": Moved(denoiser, 0.5), "critic": Moved(denoiser, -0.3)}
+    method = Distill(
+        denoiser, Flow(NoiseOptions()), adapters, options=options(real_guidance=1.0, generator_every=3), negative={}
+    )
+    learners = {
+        name: torch.optim.SGD([one.by], lr) for (name, one), lr in zip(adapters.items(), (0.05, 0.2), strict=True)
+    }
+    batch = Batch(torch.full((2, 1, 2, 8, 8), 9.0), {}, ("a", "b"))
+    for step in range(1, 301):
+        for player in method.turns(step):
+            learners[player].zero_grad()
+            method.loss(player, batch, torch_rng(step, player)).value.backward()
+            learners[player].step()
+    assert abs(adapters["generator"].by.item()) < 0.1
+    assert adapters["critic"].by.item() == pytest.approx(adapters["generator"].by.item(), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"denoising_steps": (500, 1000)},
+        {"denoising_steps": (1000, 1000)},
+        {"denoising_steps": (1000, 0)},
+        {"denoising_steps": ()},
+        {"score_t_min": 0.7, "score_t_max": 0.6},
+        {"negative_prompt": "blurred", "real_guidance": 1.0},
+        {"fake_guidance": 0.0},
+    ],
+)
+def test_unsound_options_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        options(**values)
+
+
+def test_what_distillation_cannot_go_with_is_told_at_once():
+    with pytest.raises(RecipeError) as caught:
+        check_method(options(), process="ddpm", parts={"transformer": "full"})
+    assert "noise.kind = ddpm" in str(caught.value)
+    assert "lora.parts" in str(caught.value)
+    check_method(MethodOptions(), process="ddpm", parts={"transformer": "full"})
+    check_method(options(), process="flow", parts={"transformer": "lora"})
