@@ -24,6 +24,7 @@ from cinelora.data.sources import Listing
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.families.fake.encode import FakeEncoder
+from cinelora.lora.adapters import Adapters
 from cinelora.methods.finetune import Finetune
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
@@ -247,7 +248,7 @@ def learned(slots, read):
     denoiser = open_denoiser("embedded", CARD.variants["tiny"], "fp32")
     denoiser.text_dropout = 0.0
     parameters = dict(denoiser.net.requires_grad_(True).named_parameters())
-    method = Finetune(denoiser, open_process(NoiseOptions()), parameters)
+    method = Finetune(denoiser, open_process(NoiseOptions()), Adapters([], {"net": denoiser.net}, "default"))
     batch = batcher(read)(slots, torch_rng("batch"))
     loss = method.loss("adapter", batch, torch_rng("loss"))
     gradients = torch.autograd.grad(loss.value, list(parameters.values()))
@@ -372,7 +373,7 @@ def test_held_out_losses_count_where_the_mask_is_white_too(tmp_path, pair):
 
     def score(made):
         denoiser = open_denoiser("embedded", CARD.variants["tiny"], "fp32")
-        method = Finetune(denoiser, open_process(NoiseOptions()), {})
+        method = Finetune(denoiser, open_process(NoiseOptions()), Adapters([], {}, "default"))
         return HeldOut([(made,)], HeldOutOptions(), seed=1).score(method, batcher(Live(encoding()).read), place).loss
 
     assert score(changed) == score(masked)

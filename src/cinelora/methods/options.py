@@ -76,15 +76,21 @@ class MethodOptions(Options):
         return self
 
 
+ADAPTERS = {"finetune": ("adapter",), "distill": ("generator", "critic")}
+
+
 def adapters_of(options: MethodOptions) -> tuple[str, ...]:
     """Names of the adapters that the method trains on one base, which are its players'; the first is what is saved."""
-    return ("generator", "critic") if options.name == "distill" else ("adapter",)
+    return ADAPTERS[options.name]
 
 
 def check_method(options: MethodOptions, *, process: str, parts: Mapping[str, str]) -> None:
     """Raise RecipeError where the method cannot go with noise.kind or with what lora.parts says."""
-    if options.name != "distill":
-        return
+    for look in CHECKS.get(options.name, ()):
+        look(process, parts)
+
+
+def _needs_a_kept_flow(process: str, parts: Mapping[str, str]) -> None:
     problems = Problems(RecipeError)
     if process != "flow":
         what, do = "distill needs a base that predicts a flow", "choose a variant of noise.kind = flow"
@@ -93,3 +99,6 @@ def check_method(options: MethodOptions, *, process: str, parts: Mapping[str, st
         what = "distill keeps the base as it is, to compare with, so no part can learn in full"
         problems.add(what, found=", ".join(full), where="lora.parts", do="set them to lora or frozen")
     problems.raise_if_any()
+
+
+CHECKS = {"distill": (_needs_a_kept_flow,)}

@@ -25,7 +25,29 @@ def open_method(
 
     `negative` are the conditions of method.negative_prompt, without a batch dimension.
     """
-    if options.name == "distill":
-        return Distill(denoiser, cast(Flow, process), adapters, options=options, negative=negative)
+    return METHODS[options.name](options, denoiser, process, adapters, negative)
+
+
+def _finetune(
+    options: MethodOptions,
+    denoiser: Denoiser,
+    process: Process,
+    adapters: Mapping[str, Adapters],
+    negative: Mapping[str, Tensor],
+) -> Method:
     (only,) = adapters_of(options)
     return Finetune(denoiser, process, adapters[only], motion_loss=options.motion_loss)
+
+
+def _distill(
+    options: MethodOptions,
+    denoiser: Denoiser,
+    process: Process,
+    adapters: Mapping[str, Adapters],
+    negative: Mapping[str, Tensor],
+) -> Method:
+    # `check_method` let only a flow pass.
+    return Distill(denoiser, cast(Flow, process), adapters, options=options, negative=negative)
+
+
+METHODS = {"finetune": _finetune, "distill": _distill}
