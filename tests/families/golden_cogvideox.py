@@ -18,11 +18,12 @@ from cinelora.contracts.flow import Batch, Clip
 from cinelora.contracts.roles import Player
 from cinelora.families.cogvideox.card import TINY
 from cinelora.families.cogvideox.denoise import CogVideoXDenoiser, build_net, open_denoiser
-from cinelora.families.cogvideox.encode import CogVideoXEncoder, open_encoder
+from cinelora.families.cogvideox.encode import open_encoder
 from cinelora.families.cogvideox.layouts import LORA_LAYOUTS
 from cinelora.lora.files import read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import LoraOptions
+from cinelora.nets.encoder import TowerEncoder
 from cinelora.nets.weights import fill, read_json
 from cinelora.noise.ddpm import Ddpm, alphas_of
 from cinelora.noise.options import NoiseOptions
@@ -101,7 +102,7 @@ def denoiser_of(case: Case, *, as_pipeline: bool = False) -> CogVideoXDenoiser:
     return denoiser
 
 
-def encoder_of(base: Path) -> CogVideoXEncoder:
+def encoder_of(base: Path) -> TowerEncoder:
     return open_encoder(str(base), variant_of(base), "fp32")
 
 
@@ -330,7 +331,7 @@ def check_sampling(case: Case, tmp_path: Path) -> None:
     encoder = encoder_of(base_of(case))
     conditions = {"text": io["prompt_embeds"][0]}
     if "image" in io:
-        tower = encoder.image
+        (tower,) = encoder.seeing
         conditions |= tower.encode([clip_of(2 * io["image"][0][:, None] - 1)])[0]
     shape = tuple(turned(io["latents_in"])[0].shape)
     assert process.sampler(config["num_inference_steps"], "ddim").times().tolist() == io["timesteps"].tolist()

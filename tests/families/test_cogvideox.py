@@ -52,7 +52,7 @@ def test_a_drawn_base_is_the_same_every_time_and_another_for_every_weight():
 
 
 def test_the_image_is_kept_once_clean_and_many_times_noised(encoder):
-    tower = encoder.image
+    (tower,) = encoder.seeing
     (given,) = tower.encode([clip()], torch_rng("x"))
     assert given["image_mean"].shape == given["image_logvar"].shape == (1 + NUM_IMAGE_NOISES, 16, 4, 6)
     clean, _ = encoder.vae.moments(clip().pixels[:, :1])
@@ -68,7 +68,7 @@ def test_noise_on_the_image_has_the_width_of_the_reference(encoder, monkeypatch)
     seen = []
     monkeypatch.setattr(encoder.vae, "moments", lambda p: seen.append(p) or (torch.zeros(16, 1, 4, 6),) * 2)
     for seed in range(40):
-        encoder.image.encode([clip()], torch_rng("many", seed))
+        encoder.seeing[0].encode([clip()], torch_rng("many", seed))
     logs = [(p - clip().pixels[:, :1]).std().log().item() for k, p in enumerate(seen) if k % (1 + NUM_IMAGE_NOISES)]
     assert np.mean(logs) == pytest.approx(-3.0, abs=0.08)
     assert np.std(logs) == pytest.approx(0.5, abs=0.05)

@@ -1,5 +1,6 @@
 """What every family must keep, whatever it is; a new one needs only an entry in BASES."""
 
+import ast
 import gc
 import json
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cinelora.base.errors import RecipeError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
@@ -27,6 +29,7 @@ from cinelora.lora.prove import prove, take_probe
 from cinelora.lora.targets import linears, sizes
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
+from cinelora.preview.sample import check_pictures
 
 BASES = {"fake": None, "wan": "tiny_base", "cogvideox": "cogvideox_base"}
 """The fixture that writes a base for the family's variant "tiny", or None where it needs none."""
@@ -120,6 +123,26 @@ def test_every_variant_has_sound_defaults(subject):
         assert geometry.fits_frames(geometry.frames)
         assert geometry.height % geometry.size_multiple == geometry.width % geometry.size_multiple == 0
         assert geometry.size_multiple % geometry.latent_cell == 0
+
+
+def test_the_lines_of_a_model_card_are_python_and_begin_with_the_picture_that_the_variant_needs(subject):
+    places = dict(base="b", repository="me/r", file="f", prompt='"p"', guidance=1.0, num_steps=4)
+    places |= dict(frames=9, height=64, width=64, fps="8")
+    for variant in subject.family.variants.values():
+        usage = variant.usage or subject.family.usage
+        if not usage:
+            continue
+        code = usage.format(**places)
+        ast.parse(code)
+        encoder = registry.open_encoder(subject.family, variant, base=subject.base, dtype="fp32")
+        try:
+            check_pictures(encoder, 0)
+        except RecipeError:
+            assert "image=load_image(" in code, variant.name
+            assert "import export_to_video, load_image" in code, variant.name
+        else:
+            assert "image" not in code, variant.name
+    assert subject.family.usage or subject.family.name == "fake"
 
 
 def test_every_variant_has_its_parts_and_every_preset_matches(subject):

@@ -346,3 +346,10 @@ def test_a_ti2v_previews_from_a_prompt_alone(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "run")
     assert train_loaded(recipe(tmp_path, "tiny-ti2v", prompts=["x"]), folder).step == 3
     assert len(list((folder.samples / "step-000003").glob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+def test_a_model_card_sends_the_low_experts_file_to_its_own_denoiser(task):
+    high, low = (CARD.variants[f"2.2-{task}-{expert}"].usage for expert in ("high", "low"))
+    assert 'weight_name="{file}", load_into_transformer_2=True)' in low
+    assert "transformer_2" not in high

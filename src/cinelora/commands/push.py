@@ -40,7 +40,7 @@ def gather(run: Run, target: Path, *, repository: str) -> None:
         "guidance": sampling.guidance,
         "num_steps": sampling.num_steps,
     }
-    card = card_text(run, repository=repository, usage=loaded.family.usage, numbers=numbers)
+    card = card_text(run, repository=repository, usage=loaded.variant.usage or loaded.family.usage, numbers=numbers)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -16,7 +16,8 @@ class Variant:
 
     `base` is what `model.base` means when a recipe leaves it out (a Hub id, or "embedded"); `conditions` maps each
     name to its shape in letters and numbers, such as {"text": "S 4096"} (checked once, at the cache border);
-    `process` and `sampling` are the defaults of [noise] and of previews; `parts` the names of `Denoiser.parts()`.
+    `process` and `sampling` are the defaults of [noise] and of previews; `parts` the names of `Denoiser.parts()`;
+    `usage` is the family's unless given here.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Variant:
     network: Mapping[str, Any] = field(default_factory=dict)
     text_length: int = 512
     parts: tuple[str, ...] = ("transformer",)
+    usage: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Sources: the models' config.json files; 49 frames at 8 per second (1.0), 81 at 1
 
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.geometry import Geometry
+from cinelora.nets.usage import diffusers_usage
 
 _T5_XXL = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 _SCHEDULE = {"kind": "ddpm", "betas": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction": "v"}
@@ -12,6 +13,7 @@ _SAMPLING = {"num_steps": 50, "guidance": 6.0, "sampler": "dpm-sde", "guidance_s
 _FIRST = Geometry(fps=8, frames=49, height=480, width=720, max_frames=49)
 _SECOND = Geometry(fps=16, frames=81, height=768, width=1360, max_frames=161)
 _IMAGE = {"image_mean": "K 16 H W", "image_logvar": "K 16 H W"}
+_FROM_PICTURE = diffusers_usage(picture=True)
 
 
 def _schedule(snr_shift: float) -> dict[str, object]:
@@ -66,6 +68,7 @@ I2V_5B = Variant(
     sampling=_SAMPLING,
     network=_networks({**_FIVE, "in_channels": 32, "use_learned_positional_embeddings": True}, scaling=0.7),
     text_length=226,
+    usage=_FROM_PICTURE,
 )
 
 T2V_15 = Variant(
@@ -90,6 +93,7 @@ I2V_15 = Variant(
     sampling=_SAMPLING,
     network=_networks({**_FIFTEEN, "in_channels": 32, "ofs_embed_dim": 512}, scaling=0.7, inverted=True),
     text_length=224,
+    usage=_FROM_PICTURE,
 )
 
 _TINY_TRANSFORMER = {
@@ -137,23 +141,9 @@ TINY_I2V = Variant(
         "vae": _TINY_VAE,
         "text_encoder": _TINY_TEXT,
     },
+    usage=_FROM_PICTURE,
     **_TINY,
 )
-
-_USAGE = """
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
-
-pipe = DiffusionPipeline.from_pretrained("{base}", torch_dtype=torch.bfloat16).to("cuda")
-pipe.load_lora_weights("{repository}", weight_name="{file}")
-video = pipe(
-    prompt={prompt},
-    num_frames={frames}, height={height}, width={width},
-    guidance_scale={guidance}, num_inference_steps={num_steps},
-).frames[0]
-export_to_video(video, "sample.mp4", fps={fps})
-"""
 
 CARD = Family(
     name="cogvideox",
@@ -173,5 +163,5 @@ CARD = Family(
     lora_layouts="cinelora.families.cogvideox.layouts:LORA_LAYOUTS",
     weight_layouts="cinelora.families.cogvideox.layouts:WEIGHT_LAYOUTS",
     pipeline="cinelora.families.cogvideox.pipeline:open_pipeline",
-    usage=_USAGE,
+    usage=diffusers_usage(),
 )

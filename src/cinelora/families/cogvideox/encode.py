@@ -5,7 +5,7 @@ In: clips (pixels C F H W in [-1, 1], captions). Out: scaled moments C T h w, {"
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from transformers import T5Config, T5EncoderModel
 from cinelora.base.dtypes import torch_dtype
 from cinelora.base.files import sha256_text
 from cinelora.contracts.card import Variant
-from cinelora.contracts.flow import Clip, Encoded
+from cinelora.contracts.flow import Clip
 from cinelora.families.cogvideox.layouts import TEXT_LAYOUTS, VAE_LAYOUTS
+from cinelora.nets.encoder import TowerEncoder
 from cinelora.nets.t5 import T5Kind, T5Tower
 from cinelora.nets.weights import Base, build, network_of, open_network
 
@@ -146,43 +147,10 @@ class CogVideoXImage:
         }
 
 
-class CogVideoXEncoder:
-    """All towers; plays `contracts.roles.Encoder`."""
-
-    def __init__(self, text: T5Tower, vae: CogVideoXVae, image: CogVideoXImage | None):
-        self.text, self.vae, self.image = text, vae, image
-        self._blank: dict[str, Tensor] | None = None
-
-    def towers(self) -> tuple[Any, ...]:
-        """Text, latents, and the image where the variant takes one."""
-        return (self.text, self.vae) if self.image is None else (self.text, self.vae, self.image)
-
-    def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[Encoded]:
-        """Run every tower."""
-        given: list[dict[str, Tensor]] = [{} for _ in clips]
-        for tower in self.towers():
-            for mine, new in zip(given, tower.encode(clips, rng), strict=True):
-                mine |= new
-        return [Encoded(one.pop("mean"), one.pop("logvar"), one) for one in given]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """B C T h w -> B 3 F H W in [-1, 1]."""
-        return self.vae.decode(latents)
-
-    def blank(self) -> Mapping[str, Tensor]:
-        """The empty caption's "text" S D. A text encoder that was not in memory does not stay there."""
-        if self._blank is None:
-            loaded = self.text.net is not None
-            self._blank = {"text": self.text.embed([""])[0]}
-            if not loaded:
-                self.text.unload()
-        return self._blank
-
-
-def open_encoder(base: str, variant: Variant, dtype: str) -> CogVideoXEncoder:
+def open_encoder(base: str, variant: Variant, dtype: str) -> TowerEncoder:
     """The towers on a base; no weights are read yet. `dtype` is the text encoder's; latents are made in fp32."""
     place = Base(base)
     text = T5Tower(place, TEXT, variant.network["text_encoder"], length=variant.text_length, dtype=dtype)
     vae = CogVideoXVae(place, variant, "fp32")
-    image = CogVideoXImage(vae) if "image_mean" in variant.conditions else None
-    return CogVideoXEncoder(text, vae, image)
+    seeing = [CogVideoXImage(vae)] if "image_mean" in variant.conditions else []
+    return TowerEncoder(text, vae, *seeing)

@@ -18,10 +18,12 @@ from cinelora.families.wan.networks import (
     VAE_22,
     transformer,
 )
+from cinelora.nets.usage import diffusers_usage
 
 _TEXT = {"text": "512 4096"}
 _IMAGE = {"image": "16 T H W"}
 """Latents of the first frame with grey behind it, as long as the clip."""
+_FROM_PICTURE = diffusers_usage(picture=True)
 _SMALL, _LARGE = (Geometry(fps=16, frames=81, height=h, width=w) for h, w in ((480, 832), (720, 1280)))
 
 T2V_1_3B = Variant(
@@ -70,6 +72,7 @@ def _clip(name: str, *, title: str, base: str, geometry: Geometry, shift: float)
         process={"kind": "flow", "shift": shift},
         sampling={"num_steps": 40, "guidance": 5.0, "sampler": "unipc"},
         network=network,
+        usage=_FROM_PICTURE,
     )
 
 
@@ -94,6 +97,9 @@ _TASKS_22 = {
 }
 """Of each task of 2.2's A14B: words, base, shift, the noise level where the experts meet, guidance of each."""
 
+_LOADING = {"high": "", "low": "load_into_transformer_2=True"}
+"""What diffusers' pipelines want to be told to load an expert's adapter into its denoiser."""
+
 
 def _expert(task: str, expert: str) -> Variant:
     """One of the two denoisers of an A14B: `high` takes the noise levels from the boundary up, `low` those below."""
@@ -113,6 +119,7 @@ def _expert(task: str, expert: str) -> Variant:
             "text_encoder": TEXT_XXL,
             "expert": expert,
         },
+        usage=diffusers_usage(picture=takes_image, loading=_LOADING[expert]),
     )
 
 
@@ -181,6 +188,7 @@ TINY_I2V = Variant(
     title="Wan tiny image-to-video (drawn weights, to try a recipe out)",
     geometry=TINY.geometry,
     conditions={**TINY.conditions, **_IMAGE},
+    usage=_FROM_PICTURE,
     network={**TINY.network, "transformer": {**_TINY_TRANSFORMER, "in_channels": 36}},
     **_TINY_RANDOM,
 )
@@ -204,21 +212,6 @@ _AROUND = (
     r"|image_embedder\.ff\.net\.(0\.proj|2))|proj_out"
 )
 
-_USAGE = """
-import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import export_to_video
-
-pipe = DiffusionPipeline.from_pretrained("{base}", torch_dtype=torch.bfloat16).to("cuda")
-pipe.load_lora_weights("{repository}", weight_name="{file}")
-video = pipe(
-    prompt={prompt},
-    num_frames={frames}, height={height}, width={width},
-    guidance_scale={guidance}, num_inference_steps={num_steps},
-).frames[0]
-export_to_video(video, "sample.mp4", fps={fps})
-"""
-
 CARD = Family(
     name="wan",
     title="Wan",
@@ -239,5 +232,5 @@ CARD = Family(
     lora_layouts="cinelora.families.wan.layouts:LORA_LAYOUTS",
     weight_layouts="cinelora.families.wan.layouts:WEIGHT_LAYOUTS",
     pipeline="cinelora.families.wan.pipeline:open_pipeline",
-    usage=_USAGE,
+    usage=diffusers_usage(),
 )

@@ -7,8 +7,7 @@ is loaded, never before.
 
 import html
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ftfy
 import torch
@@ -19,10 +18,11 @@ from transformers import UMT5Config, UMT5EncoderModel
 from cinelora.base.dtypes import torch_dtype
 from cinelora.base.files import sha256_text
 from cinelora.contracts.card import Variant
-from cinelora.contracts.flow import Clip, Encoded
+from cinelora.contracts.flow import Clip
 from cinelora.families.wan.clip import WanClip
 from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS
 from cinelora.families.wan.places import open_base
+from cinelora.nets.encoder import TowerEncoder
 from cinelora.nets.t5 import T5Kind, T5Tower
 from cinelora.nets.weights import Base, build, open_network
 
@@ -141,40 +141,7 @@ class WanImage:
         return self.vae.moments(torch.cat([first, grey], 1))[0]
 
 
-class WanEncoder:
-    """All towers; plays `contracts.roles.Encoder`. `seeing` are those of pictures that clips start from."""
-
-    def __init__(self, text: T5Tower, vae: WanVae, *seeing: WanImage | WanClip):
-        self.text, self.vae, self.seeing = text, vae, seeing
-        self._blank: dict[str, Tensor] | None = None
-
-    def towers(self) -> tuple[Any, ...]:
-        """Text, latents, and what the variant takes of pictures."""
-        return self.text, self.vae, *self.seeing
-
-    def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[Encoded]:
-        """Run every tower."""
-        given: list[dict[str, Tensor]] = [{} for _ in clips]
-        for tower in self.towers():
-            for mine, new in zip(given, tower.encode(clips, rng), strict=True):
-                mine |= new
-        return [Encoded(one.pop("mean"), one.pop("logvar"), one) for one in given]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """B C T h w -> B 3 F H W in [-1, 1]."""
-        return self.vae.decode(latents)
-
-    def blank(self) -> Mapping[str, Tensor]:
-        """The empty caption's "text" S D. A text encoder that was not in memory does not stay there."""
-        if self._blank is None:
-            loaded = self.text.net is not None
-            self._blank = {"text": self.text.embed([""])[0]}
-            if not loaded:
-                self.text.unload()
-        return self._blank
-
-
-def open_encoder(base: str, variant: Variant, dtype: str) -> WanEncoder:
+def open_encoder(base: str, variant: Variant, dtype: str) -> TowerEncoder:
     """The towers on a base; no weights are read yet.
 
     `dtype` is the text encoder's and CLIP's. The autoencoder computes in fp32, as diffusers advises for Wan: it is
@@ -188,4 +155,4 @@ def open_encoder(base: str, variant: Variant, dtype: str) -> WanEncoder:
         seeing.append(WanImage(vae, whole="T" in variant.conditions["image"].split()))
     if "clip" in variant.conditions:
         seeing.append(WanClip(place, variant.network["image_encoder"], dtype))
-    return WanEncoder(text, vae, *seeing)
+    return TowerEncoder(text, vae, *seeing)
