@@ -1,5 +1,8 @@
-"""The option --golden DIR, and the last line of a run: golden families that have no card yet."""
+"""The option --golden DIR, the last line of a run (golden families that have no card yet), the typed command."""
 
+import sys
+
+import pytest
 from golden_case import find_cases
 
 from cinelora.families.registry import FAMILIES
@@ -21,3 +24,23 @@ def pytest_unconfigure(config):
     left_out = sorted({case.family for case in find_cases(config.getoption("--golden"))} - FAMILIES.keys())
     if left_out:
         reporter.write_line(f"golden families left out, not in the registry yet: {', '.join(left_out)}")
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, capsys):
+    """Run `cinelora WORDS` in the test's folder, in this process; gives back exit code and all that was said."""
+    from cinelora.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cinelora", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    return run

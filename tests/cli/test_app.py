@@ -4,13 +4,11 @@ import json
 import os
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from cinelora.cli.app import main
 from cinelora.media.write import write_mp4
 from cinelora.noise.registry import open_process
 from cinelora.report.events import read_events
@@ -44,26 +42,15 @@ folder = "run"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(typed, tmp_path):
     """Run the command line in a folder with twelve clips and a recipe; gives back exit code and all that was said."""
-    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for k in range(12):
         pixels = rng.integers(0, 255, (9, 32, 32, 3)).astype(np.uint8)
         write_mp4(tmp_path / "clips" / f"{k:02d}.mp4", pixels, 8.0)
         (tmp_path / "clips" / f"{k:02d}.txt").write_text(f"clip number {k}")
     (tmp_path / "r.toml").write_text(RECIPE)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cinelora", *words])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, " ".join((said.out + said.err).split())
-
-    return run
+    return typed
 
 
 def losses(path="run/events.jsonl"):

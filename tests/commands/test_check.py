@@ -3,14 +3,12 @@
 import csv
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
 import cinelora.commands.data_report as room
 from cinelora.base.errors import Problem, WeightsError
-from cinelora.cli.app import main
 from cinelora.families.fake.encode import FakeText
 from media.makers import SHARED_CLIPS, encode
 
@@ -40,21 +38,9 @@ def clip(folder, name, pixels, caption="a red ball", **words):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(typed):
     """Run `cinelora check` in the test's folder; gives back exit code and all that was said."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cinelora", "check", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, " ".join((said.out + said.err).split())
-
-    return run
+    return lambda *words: typed("check", *words)
 
 
 @pytest.fixture

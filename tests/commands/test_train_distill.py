@@ -1,6 +1,5 @@
 """A distillation from the command line, on the fake family: two players, exact resume, the generator alone in files."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cinelora.cli.app import main
 from cinelora.media.write import write_mp4
 from cinelora.report.events import read_events
 
@@ -53,25 +51,14 @@ folder = "run"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(typed, tmp_path):
     """Run the command line beside six clips; gives back exit code and all that was said."""
-    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for k in range(6):
         write_mp4(tmp_path / "clips" / f"{k}.mp4", rng.integers(0, 255, (9, 32, 32, 3)).astype(np.uint8), 8.0)
         (tmp_path / "clips" / f"{k}.txt").write_text(f"clip number {k}")
     (tmp_path / "r.toml").write_text(RECIPE)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cinelora", *words])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, " ".join((said.out + said.err).split())
-
-    return run
+    return typed
 
 
 def steps(folder):

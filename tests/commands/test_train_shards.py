@@ -1,14 +1,12 @@
 """A run on tar shards, from the command line, on the fake family: it trains, and resumes exactly."""
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from cinelora.base.seeds import seed_of
-from cinelora.cli.app import main
 from cinelora.report.events import read_events
 from cli.test_ranks import launched
 from data.tars import video, write_shards, write_tar
@@ -44,24 +42,13 @@ folder = "run"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(typed, tmp_path, monkeypatch):
     """Run the command line beside four shards of five clips; gives back exit code and all that was said."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     write_shards(tmp_path / "shards", 4, 5, frames=lambda k: 5 if k % 4 == 0 else 9)
     (tmp_path / "r.toml").write_text(RECIPE)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["cinelora", *words])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, " ".join((said.out + said.err).split())
-
-    return run
+    return typed
 
 
 def losses(folder):

@@ -6,50 +6,16 @@ import hashlib
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from cinelora.report.data_page import MOST_CARDS, DataFacts, cell, data_text, problems_csv, write_data_page
+from report.parsed import Page
 
 HOSTILE = (
     "</style><script>alert('x')</script><img src=http://evil.example/x onerror=\"alert(1)\"> & 'so' \x00\x1b[31m \u202e"
 )
 IMAGE = "data:image/webp;base64,UklGRg=="
-VOID = {"meta", "path", "img", "input"}
-
-
-class Page(HTMLParser):
-    """The page as a parser sees it: elements with attributes, words, and that every element is closed."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.words, self.open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        if name not in VOID:
-            self.open.append(name)
-
-    def handle_startendtag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-
-    def handle_endtag(self, name):
-        assert self.open.pop() == name
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, name, **wanted):
-        found = [attributes for tag, attributes in self.elements if tag == name]
-        return [a for a in found if all(a.get(key) == value for key, value in wanted.items())]
-
-    @property
-    def text(self):
-        return " ".join("".join(self.words).split())
 
 
 def task(kind="warning", what="black", found="", do="remove it", key="s/a.mp4", file="a.mp4"):

@@ -2,7 +2,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -11,41 +10,9 @@ from safetensors.numpy import save_file
 from cinelora.base.errors import RecipeError, RunError
 from cinelora.report.events import Events
 from cinelora.report.page import duration, write_page
+from report.parsed import Page
 
 HOSTILE = "</style><script>alert('x')</script><img src=http://evil.example/x onerror=\"alert(1)\"> & 'so' on"
-VOID = {"meta", "line", "circle", "path", "rect", "br"}
-
-
-class Page(HTMLParser):
-    """The page as a parser sees it: elements with attributes, words, and that every element is closed."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.words, self.open = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-        if name not in VOID:
-            self.open.append(name)
-
-    def handle_startendtag(self, name, attributes):
-        self.elements.append((name, dict(attributes)))
-
-    def handle_endtag(self, name):
-        assert self.open.pop() == name
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, name):
-        return [attributes for found, attributes in self.elements if found == name]
-
-    @property
-    def text(self):
-        return " ".join(self.words)
 
 
 def make_run(folder, *, steps=60, prompts=("a zorb on gray", HOSTILE), ended=True):
