@@ -280,12 +280,13 @@ def test_a_worker_whose_parent_is_gone_ends(call, tmp_path, monkeypatch):
 
 
 SLOW = """
-import sys, time
+import itertools, sys, time
 if "--dealt" in sys.orig_argv:
     from cinelora.families.fake.encode import FakeVae
-    moments = FakeVae._moments
-    FakeVae._moments = lambda self, pixels: time.sleep(0.3) or moments(self, pixels)
+    moments, made = FakeVae._moments, itertools.count()
+    FakeVae._moments = lambda self, pixels: time.sleep(3 if next(made) > 1 else 0) or moments(self, pixels)
 """
+"""Two clips of each worker at once, four that leave time for Ctrl-C on the busiest machine."""
 
 
 @pytest.mark.slow
