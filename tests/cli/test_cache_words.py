@@ -280,11 +280,12 @@ def test_a_worker_whose_parent_is_gone_ends(call, tmp_path, monkeypatch):
 
 
 SLOW = """
-import itertools, sys, time
+import itertools, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
 if "--dealt" in sys.orig_argv:
     from cinelora.families.fake.encode import FakeVae
     moments, made = FakeVae._moments, itertools.count()
-    FakeVae._moments = lambda self, pixels: time.sleep(3 if next(made) > 1 else 0) or moments(self, pixels)
+    FakeVae._moments = lambda self, pixels: time.sleep(1 if next(made) > 1 else 0) or moments(self, pixels)
 """
 """Two clips of each worker at once, four that leave time for Ctrl-C on the busiest machine."""
 
