@@ -95,6 +95,9 @@ def test_state_of_other_parameters_is_refused():
         learner().load_state({**state, "matrix": state["vector"]})
     with pytest.raises(WeightsError, match="ghost"):
         learner().load_state({**state, "ghost": state["vector"]})
+    fewer = {"groups": state[""]["groups"][:1]}
+    with pytest.raises(WeightsError, match="other groups"):
+        learner().load_state({**state, "": fewer})
 
 
 def test_average_follows_the_steps():

@@ -195,11 +195,15 @@ class Learner:
                         do="resume with the run's own recipe",
                     )
                 )
+        if kept and len(kept) != len(self.optimizer.param_groups):
+            what, do = "the saved optimizer has other groups of parameters", "resume with the run's own recipe"
+            allowed = f"{len(self.optimizer.param_groups)} groups"
+            raise WeightsError(Problem(what, found=f"{len(kept)} groups", allowed=allowed, do=do))
         order = [p for group in self.optimizer.param_groups for p in group["params"]]
         names = {id(p): name for name, p in self.parameters.items()}
         by_number = {k: dict(state[names[id(p)]]) for k, p in enumerate(order) if names[id(p)] in state}
         self.optimizer.load_state_dict(
             {"state": by_number, "param_groups": self.optimizer.state_dict()["param_groups"]}
         )
-        for group, saved in zip(self.optimizer.param_groups, kept, strict=False):
+        for group, saved in zip(self.optimizer.param_groups if kept else [], kept, strict=True):
             group.update(saved)
