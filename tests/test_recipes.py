@@ -24,7 +24,7 @@ def test_values_have_reasons(path):
 
 
 def test_there_is_a_recipe_for_each_task():
-    assert {"wan-t2v", "wan-tiny", "cogvideox-t2v", "cogvideox-i2v"} <= {p.stem for p in RECIPES}
+    assert {"wan21-t2v", "wan-tiny", "cogvideox-t2v", "cogvideox-i2v"} <= {p.stem for p in RECIPES}
 
 
 def test_links_of_the_pages_lead_somewhere():

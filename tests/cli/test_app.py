@@ -310,9 +310,10 @@ def test_a_part_that_learns_in_full_is_written_and_loads_as_a_base(call, tmp_pat
     assert code == 0, said
     assert not (tmp_path / "run" / "adapter").exists()
     written = load_file(tmp_path / "run" / "weights" / "r.transformer.safetensors")
+    from cinelora.families.fake.card import CARD
     from cinelora.families.fake.denoise import open_denoiser
 
-    base = open_denoiser("embedded", None, "fp32").net.state_dict()
+    base = open_denoiser("embedded", CARD.variants["tiny"], "fp32").net.state_dict()
     assert written.keys() == base.keys()
     assert any((written[key] != base[key]).any() for key in base)
 

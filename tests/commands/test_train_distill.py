@@ -42,9 +42,6 @@ every_steps = 3
 num_timesteps = 2
 [preview]
 prompts = ["something"]
-num_steps = 4
-guidance = 1.0
-sampler = "renoise"
 [run]
 folder = "run"
 """
@@ -91,6 +88,47 @@ def test_a_distillation_trains_resumes_exactly_and_saves_the_generator(call, tmp
         assert torch.equal(tensor, kept[f"generator/{name}"])
         assert not torch.equal(tensor, kept[f"critic/{name}"])
     assert len(saved) == len(kept) / 2
+
+
+def walks(monkeypatch):
+    """The walks that `sample` makes from now on: (sigmas, kind of sampler, guidance), newest last."""
+    from cinelora.commands import sample as verb
+
+    seen, real = [], verb.walk
+
+    def watched(denoiser, process, conditions, *, how, **given):
+        sampler = process.sampler(how.num_steps, how.sampler, how.places)
+        seen.append((sampler.sigmas.tolist(), type(sampler).__name__, how.guidance))
+        return real(denoiser, process, conditions, how=how, **given)
+
+    monkeypatch.setattr(verb, "walk", watched)
+    return seen
+
+
+def test_sample_draws_a_distilled_file_as_it_was_learned_without_being_told(call, tmp_path, monkeypatch):
+    text = RECIPE.replace('name = "distill"', 'name = "distill"\ndenoising_steps = [1000, 600, 300]')
+    (tmp_path / "r.toml").write_text(text.replace("steps = 6", "steps = 1").replace("shift = 3.0", "shift = 7.0"))
+    code, said = call("train", "r.toml")
+    assert code == 0, said
+    levels = [7 * u / (1 + 6 * u) for u in (1.0, 0.6, 0.3)]
+    seen = walks(monkeypatch)
+    for file in ("r.diffusers.safetensors", "r.comfyui.safetensors"):
+        (tmp_path / file).write_bytes((tmp_path / "run" / "adapter" / file).read_bytes())
+        code, said = call("sample", file, "--prompt", "x", "--out", "drawn")
+        assert code == 0, said
+        assert seen[-1] == (pytest.approx([*levels, 0.0], abs=1e-6), "RenoiseSampler", 1.0)
+    assert call("sample", "run", "--prompt", "x", "--sampler", "euler", "--guidance", "2")[0] == 0
+    assert seen[-1] == (pytest.approx([*levels, 0.0], abs=1e-6), "FlowSampler", 2.0)
+    assert call("sample", "run", "--prompt", "x", "--steps", "2")[0] == 0
+    even = [7 * u / (1 + 6 * u) for u in (1.0, 0.5)]
+    assert seen[-1] == (pytest.approx([*even, 0.0], abs=1e-6), "RenoiseSampler", 1.0)
+    code, said = call("sample", "run", "--prompt", "x", "--sampler", "ddim")
+    assert (code, "no such sampler" in said) == (2, True), said
+    code, said = call("sample", "run", "--prompt", "x", "--sampler", "eulr")
+    assert (code, "euler" in said) == (2, True), said
+    told = (tmp_path / "run" / "report.html").read_text()
+    assert "sigmas=[1, 0.6, 0.3]" in told
+    assert "Loss, critic" in told
 
 
 def test_what_cannot_be_distilled_is_told_before_anything_is_read(call, tmp_path):

@@ -17,15 +17,24 @@ def problems(tmp_path, **sections):
 
 def test_a_wrong_type_says_what_it_should_be_and_what_the_option_means(tmp_path):
     (found,) = problems(tmp_path, train={"steps": "many"})
-    assert found.what.startswith("train.steps: should be a valid integer")
+    assert found.what.startswith("train.steps: should be a whole number")
     assert found.found == "'many'"
     assert "optimizer steps" in found.do
 
 
 def test_an_option_of_several_types_is_one_problem(tmp_path):
     (found,) = problems(tmp_path, data={"fps": "fast"})
-    assert found.what.startswith("data.fps: should be a valid number")
+    assert found.what.startswith("data.fps: should be a number")
     assert "'family' or 'source'" in found.what
+
+
+def test_a_wrong_word_is_told_with_the_nearest_and_a_wrong_type_in_words_of_toml(tmp_path):
+    (found,) = problems(tmp_path, method={"name": "distil"})
+    assert (found.what, found.nearest) == ("method.name: should be 'finetune' or 'distill'", "distill")
+    (found,) = problems(tmp_path, data={"frames": "9"})
+    assert found.what.startswith("data.frames: should be a list in brackets")
+    (found,) = problems(tmp_path, train={"gradient_checkpointing": "maybe"})
+    assert found.what == "train.gradient_checkpointing: should be true or false"
 
 
 def test_a_section_that_is_no_table(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 
 from cinelora.base.errors import RecipeError
 from cinelora.config.load import load
+from cinelora.config.write import resolved
 
 GOOD = """
 [model]
@@ -41,6 +42,65 @@ def test_a_good_recipe_loads_with_the_variants_defaults(recipe):
 
 def test_what_the_recipe_says_wins_over_the_variant(recipe):
     assert recipe(GOOD + "[noise]\nshift = 3.0").recipe.noise.shift == 3.0
+
+
+DISTILL = GOOD + '[noise]\nshift = 5.0\n[method]\nname = "distill"\n{method}\n[preview]\nprompts = ["a"]\n{preview}\n'
+
+
+def walk(loaded):
+    options = loaded.recipe.preview
+    return options.sampler, options.guidance, options.num_steps, options.denoising_steps
+
+
+@pytest.mark.parametrize(
+    ("method", "preview", "wanted"),
+    [
+        ("", "", ("renoise", 1.0, 4, [1000, 750, 500, 250])),
+        ("denoising_steps = [1000, 522]", "", ("renoise", 1.0, 2, [1000, 522])),
+        ("", 'sampler = "euler"\nguidance = 1.5', ("euler", 1.5, 4, [1000, 750, 500, 250])),
+        ("", "num_steps = 4", ("renoise", 1.0, 4, [1000, 750, 500, 250])),
+        ("", "num_steps = 8", ("renoise", 1.0, 8, [])),
+        ("", "denoising_steps = [1000, 500]", ("renoise", 1.0, 2, [1000, 500])),
+        ("", "denoising_steps = []", ("renoise", 1.0, 4, [])),
+    ],
+)
+def test_previews_of_a_distillation_walk_as_it_learns(recipe, method, preview, wanted, tmp_path):
+    loaded = recipe(DISTILL.format(method=method, preview=preview))
+    assert walk(loaded) == wanted
+    (tmp_path / "again.toml").write_text(resolved(loaded.recipe))
+    assert load(tmp_path / "again.toml").recipe == loaded.recipe
+
+
+def test_a_list_of_steps_leads_its_length_without_a_distillation_too(recipe):
+    loaded = recipe(GOOD + '[preview]\nprompts = ["a"]\ndenoising_steps = [900, 20]\n')
+    assert walk(loaded)[2:] == (2, [900, 20])
+
+
+@pytest.mark.parametrize(
+    ("preview", "word"),
+    [
+        ("denoising_steps = [1000, 500]\nnum_steps = 3", "denoising_steps names 2 steps, num_steps = 3"),
+        ("denoising_steps = [500, 1000]", "must fall"),
+        ("denoising_steps = [1000, 0]", "between 1 and 1000"),
+        ('denoising_steps = "1000"', "denoising_steps"),
+        ("guidance = 1.0\nnegative_prompt = 'bad'", "negative_prompt has no effect"),
+    ],
+)
+def test_a_walk_that_contradicts_itself_is_refused(recipe, preview, word):
+    found = problems(recipe, DISTILL.format(method="", preview=preview))
+    assert word in "\n".join(map(str, found))
+
+
+def test_a_method_that_cannot_be_is_told_once(recipe):
+    (found,) = problems(recipe, DISTILL.format(method="denoising_steps = [1, 2]", preview=""))
+    assert "denoising_steps must fall" in str(found)
+
+
+def test_guidance_on_top_of_a_distillation_is_noted(recipe, caplog):
+    recipe(DISTILL.format(method="", preview=""))
+    assert caplog.text == ""
+    recipe(DISTILL.format(method="", preview="guidance = 4.0"))
+    assert "preview.guidance = 4: a distilled generator has learned guidance already" in caplog.text
 
 
 def test_set_changes_one_option(recipe):

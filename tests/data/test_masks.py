@@ -250,7 +250,7 @@ def learned(slots, read):
     parameters = dict(denoiser.net.requires_grad_(True).named_parameters())
     method = Finetune(denoiser, open_process(NoiseOptions()), Adapters([], {"net": denoiser.net}, "default"))
     batch = batcher(read)(slots, torch_rng("batch"))
-    loss = method.loss("adapter", batch, torch_rng("loss"))
+    loss = method.loss("adapter", batch, torch_rng("loss"), torch_rng("shared"))
     gradients = torch.autograd.grad(loss.value, list(parameters.values()))
     return batch, loss, torch.cat([gradient.reshape(-1) for gradient in gradients])
 

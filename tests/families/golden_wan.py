@@ -227,7 +227,7 @@ def check_training_step(case: Case, tmp_path: Path) -> None:
     options = LoraOptions(rank=lora["rank"], alpha=lora["alpha"], targets=targets)
     adapters = inject(denoiser.parts(), options, presets={}, default_preset="")
     bare = {key.removeprefix("lora."): value for key, value in weights.items() if key.startswith("lora.")}
-    adapters.load(layout(LORA_LAYOUTS, "peft").to_native(bare))
+    adapters.load(layout(LORA_LAYOUTS, "videox-peft").to_native(bare))
 
     scheme = config["weighting_scheme"]
     weighting = scheme if scheme in ("sigma_sqrt", "cosmap") else "none"
@@ -257,7 +257,7 @@ def check_training_step(case: Case, tmp_path: Path) -> None:
     case.close(norm, io["grad_norm"].reshape(()), "norm of all gradients")
     wanted = {key.removeprefix("grad."): value for key, value in io.items() if key.startswith("grad.")}
     assert wanted
-    for name, grad in layout(LORA_LAYOUTS, "peft").to_native(wanted).items():
+    for name, grad in layout(LORA_LAYOUTS, "videox-peft").to_native(wanted).items():
         case.close(grads[name], grad, f"gradient of {name}")
 
 
@@ -283,7 +283,7 @@ def distill_of(case: Case, tmp_path: Path) -> tuple[Distill, dict[str, torch.Ten
     players = {}
     for name, kind in (("generator", "generator_lora"), ("critic", "fake_lora")):
         players[name] = inject(denoiser.parts(), options, presets={}, default_preset="", adapter_name=name)
-        players[name].load(layout(LORA_LAYOUTS, "peft").to_native(split[kind]))
+        players[name].load(layout(LORA_LAYOUTS, "videox-peft").to_native(split[kind]))
     method = MethodOptions(
         name="distill",
         denoising_steps=tuple(config["denoising_step_indices"]),
@@ -319,7 +319,7 @@ def same_gradients(case: Case, adapters: Adapters, player: str) -> None:
     prefix = f"grad.{player}."
     wanted = {key.removeprefix(prefix): value for key, value in case.io.items() if key.startswith(prefix)}
     assert wanted
-    for name, grad in layout(LORA_LAYOUTS, "peft").to_native(wanted).items():
+    for name, grad in layout(LORA_LAYOUTS, "videox-peft").to_native(wanted).items():
         case.close(grads[name], grad, f"the {player}'s gradient of {name}")
 
 

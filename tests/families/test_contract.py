@@ -24,7 +24,7 @@ from cinelora.families import registry
 from cinelora.families.wan.places import EMBEDDED
 from cinelora.lora.files import read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
-from cinelora.lora.options import LoraOptions
+from cinelora.lora.options import DORA_FILES, LoraOptions
 from cinelora.lora.prove import prove, take_probe
 from cinelora.lora.targets import linears, sizes
 from cinelora.noise.options import NoiseOptions
@@ -110,6 +110,8 @@ def test_card_names_things_that_exist(subject):
     for target in (family.open_encoder, family.open_denoiser, family.skeleton, *filter(None, [family.pipeline])):
         assert callable(registry.named(target))
     assert all(isinstance(one, AdapterLayout) for one in registry.lora_layouts(family))
+    assert tuple(one.name for one in registry.lora_layouts(family)) == family.adapter_files
+    assert {one.name for one in registry.lora_layouts(family) if one.dora} <= set(DORA_FILES)
     assert all(isinstance(one, Layout) for one in registry.named(family.weight_layouts))
     assert {variant.name for variant in family.variants.values()} == set(family.variants)
     json.dumps({name: [dict(v.process), dict(v.sampling)] for name, v in family.variants.items()})
@@ -126,7 +128,7 @@ def test_every_variant_has_sound_defaults(subject):
 
 
 def test_the_lines_of_a_model_card_are_python_and_begin_with_the_picture_that_the_variant_needs(subject):
-    places = dict(base="b", repository="me/r", file="f", prompt='"p"', guidance=1.0, num_steps=4)
+    places = dict(base="b", repository="me/r", file="f", second_file="g", prompt='"p"', guidance=1.0, num_steps=4)
     places |= dict(frames=9, height=64, width=64, fps="8")
     for variant in subject.family.variants.values():
         usage = variant.usage or subject.family.usage
@@ -147,7 +149,7 @@ def test_the_lines_of_a_model_card_are_python_and_begin_with_the_picture_that_th
 
 def test_every_variant_has_its_parts_and_every_preset_matches(subject):
     for variant in subject.family.variants.values():
-        parts = registry.named(subject.family.skeleton)(variant)
+        parts = registry.skeleton(subject.family, variant)
         assert tuple(parts) == variant.parts
         assert all(weight.is_meta for part in parts.values() for weight in part.parameters())
         for preset in subject.family.lora_presets:

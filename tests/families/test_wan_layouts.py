@@ -152,9 +152,9 @@ def test_unknown_keys_are_named():
             "comfyui",
             ["diffusion_model.blocks.3.cross_attn.o.lora_A.weight", "diffusion_model.blocks.3.cross_attn.o.alpha"],
         ),
-        ("kohya", ["lora_unet_blocks_3_cross_attn_o.lora_down.weight", "lora_unet_blocks_3_cross_attn_o.alpha"]),
+        ("musubi", ["lora_unet_blocks_3_cross_attn_o.lora_down.weight", "lora_unet_blocks_3_cross_attn_o.alpha"]),
         ("videox", ["lora_unet__blocks_3_cross_attn_o.lora_down.weight", "lora_unet__blocks_3_cross_attn_o.alpha"]),
-        ("peft", ["blocks.3.cross_attn.o.lora_A.weight"]),
+        ("videox-peft", ["blocks.3.cross_attn.o.lora_A.weight"]),
         ("comfyui", ["diffusion_model.blocks.3.cross_attn.o.lora_down.weight"]),
     ],
 )
@@ -170,7 +170,9 @@ def test_one_module_in_every_adapter_layout(name, keys):
 
 def test_names_with_two_digits_are_not_cut():
     key = "lora_unet_blocks_12_ffn_0.lora_up.weight"
-    assert list(LORA["kohya"].to_native({key: torch.ones(1)})) == ["transformer.blocks.12.ffn.net.0.proj.lora_B.weight"]
+    assert list(LORA["musubi"].to_native({key: torch.ones(1)})) == [
+        "transformer.blocks.12.ffn.net.0.proj.lora_B.weight"
+    ]
 
 
 def test_adapter_keys_of_other_models_are_nobodys():

@@ -210,6 +210,15 @@ def test_clip_looks_at_the_first_frame_squeezed(tmp_path):
     torch.testing.assert_close(seen[0, :, 3, 3], torch.tensor([1.9303, 2.0749, 2.1459]), rtol=1e-3, atol=1e-3)
 
 
+def test_a_clip_whose_config_says_other_sizes_is_refused(tmp_path):
+    folder = clip_folder(tmp_path / "base")
+    with pytest.raises(WeightsError, match="the base's image_encoder is not that of some variant") as error:
+        WanClip(open_base(str(folder)), {**CLIP_SMALL, "hidden_act": "quick_gelu"}, "fp32", title="some variant").load(
+            "cpu"
+        )
+    assert error.value.problems[0].found == f"hidden_act {CLIP_SMALL['hidden_act']}"
+
+
 def test_clip_goes_with_the_picture():
     network = {**TINY_I2V.network["transformer"], "image_dim": 32, "added_kv_proj_dim": 192}
     variant = replace(TINY_I2V, network={**TINY_I2V.network, "transformer": network})
@@ -256,7 +265,7 @@ def test_adapters_on_the_image_modules_load_in_every_layout(targets, tmp_path):
 
 @pytest.mark.parametrize("spelt", ["diffusers", "original", "single files"])
 def test_each_expert_takes_its_own_file(spelt, tmp_path):
-    high, low = (replace(EXPERTS[k], network={**TINY.network, "expert": e}) for k, e in ((0, "high"), (1, "low")))
+    high, low = (replace(EXPERTS["t2v", e], network={**TINY.network, "expert": e}) for e in ("high", "low"))
     for number, (expert, part) in enumerate((("high", "transformer"), ("low", "transformer_2"))):
         torch.manual_seed(number)
         net = build_net(TINY.network["transformer"])
@@ -281,14 +290,14 @@ def test_the_other_experts_file_is_told(tmp_path):
     file = tmp_path / "wan2.2_t2v_low_noise_14B.safetensors"
     net = build_net(TINY.network["transformer"]).to_empty(device="cpu")
     save_file(WEIGHT_LAYOUTS[1].from_native(net.state_dict()), file)
-    high, low = (replace(EXPERTS[k], network={**TINY.network, "expert": e}) for k, e in ((0, "high"), (1, "low")))
+    high, low = (replace(EXPERTS["t2v", e], network={**TINY.network, "expert": e}) for e in ("high", "low"))
     check_base(str(file), low)
     with pytest.raises(WeightsError, match="low-noise expert"):
         check_base(str(file), high)
 
 
 def test_an_expert_that_is_not_there_is_told(tmp_path, small_base):
-    low = replace(EXPERTS[1], network={**TINY.network, "expert": "low"})
+    low = replace(EXPERTS["t2v", "low"], network={**TINY.network, "expert": "low"})
     with pytest.raises(WeightsError, match="the base has no transformer_2"):
         check_base(str(small_base), low)
 

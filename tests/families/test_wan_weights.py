@@ -243,3 +243,40 @@ def test_fingerprint_of_a_large_file_sees_its_ends_and_size(monkeypatch, tmp_pat
     assert fingerprint(data[:-1] + b"x") != same
     assert fingerprint(b"x" + data[1:]) != same
     assert fingerprint(data + b"x") != same
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value"),
+    [
+        ("transformer", "num_layers", 40),
+        ("vae", "temperal_downsample", [False, False, True]),
+        ("vae", "dim_mult", [1, 2, 4, 4]),
+        ("text_encoder", "num_layers", 24),
+        ("text_encoder", "d_kv", 64),
+        ("text_encoder", "feed_forward_proj", "relu"),
+    ],
+)
+def test_a_config_that_belies_the_variant_is_refused(component, key, value, small_base, tmp_path):
+    """With all weights in place: nothing else would tell that blocks are to be wired otherwise."""
+    folder = tmp_path / "base"
+    shutil.copytree(small_base, folder)
+    place = folder / component / "config.json"
+    kept = json.loads(place.read_text())
+    vae = {**SMALL.network["vae"], "temperal_downsample": [False, True, True]}
+    variant = replace(SMALL, network={**SMALL.network, "vae": vae})
+
+    def load():
+        encoder = open_encoder(str(folder), variant, "fp32")
+        loads = {"transformer": lambda: open_denoiser(str(folder), variant, "fp32")}
+        loads |= {"vae": lambda: encoder.vae.load("cpu"), "text_encoder": lambda: encoder.text.load("cpu")}
+        loads[component]()
+
+    place.write_text(json.dumps({**kept, "of_a_later_version": 1}))
+    load()
+    place.write_text(json.dumps({**kept, key: value}))
+    with pytest.raises(WeightsError) as error:
+        load()
+    (problem,) = error.value.problems
+    assert problem.what == f"the base's {component} is not that of Wan small"
+    assert problem.found == f"{key} {value}"
+    assert problem.where == str(place)

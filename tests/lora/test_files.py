@@ -94,9 +94,12 @@ def test_layout_without_alpha_gets_the_strength_folded_in(tmp_path, caplog):
         product = back[f"{bare}.lora_B.weight"] @ back[f"{bare}.lora_A.weight"]
         expected = scale * file.tensors[f"{module}.lora_B.weight"] @ file.tensors[f"{module}.lora_A.weight"]
         torch.testing.assert_close(product, expected)
-    again = read_adapter(tmp_path / "a.safetensors", [FOLDED], alpha=9.0)
+    again = read_adapter(tmp_path / "a.safetensors", [FOLDED])
     assert (again.scale(Q0), again.scale(Q1)) == (1.0, 1.0)
     assert not caplog.records
+    again = read_adapter(tmp_path / "a.safetensors", [FOLDED], alpha=9.0)
+    assert (again.scale(Q0), again.scale(Q1)) == (1.0, 1.0)
+    assert "states its own strength for 2 modules: alpha = 9 is not taken" in caplog.text
 
 
 def test_file_without_strength_takes_the_given_alpha_or_warns(tmp_path, caplog):
@@ -105,6 +108,26 @@ def test_file_without_strength_takes_the_given_alpha_or_warns(tmp_path, caplog):
     assert not caplog.records
     assert read_adapter(tmp_path / "a.safetensors", [FOLDED]).alphas == {Q0: 2.0, Q1: 4.0}
     assert "does not say its strength for 2 modules" in caplog.text
+    assert "alpha 32 at rank 64, a strength of 0.5" in caplog.text
+    assert "--alpha" in caplog.text
+
+
+def test_alpha_in_kohyas_header_is_a_strength(tmp_path, caplog):
+    bare = {k.removeprefix("transformer."): v for k, v in small_file().tensors.items()}
+    save_file(bare, tmp_path / "a.safetensors", {"ss_network_alpha": "1.0", "ss_network_dim": "2"})
+    assert read_adapter(tmp_path / "a.safetensors", [FOLDED]).alphas == {Q0: 1.0, Q1: 1.0}
+    save_file(bare, tmp_path / "a.safetensors", {"ss_network_alpha": "Dynamic"})
+    assert not caplog.records
+    assert read_adapter(tmp_path / "a.safetensors", [FOLDED]).alphas == {Q0: 2.0, Q1: 4.0}
+    assert len(caplog.records) == 1
+
+
+def test_strange_keys_among_known_ones_are_named(tmp_path):
+    odd = {"text.blocks.0.k.lora_A.weight": torch.zeros(2, 2), "blocks": torch.zeros(1)}
+    save_file({**small_file().tensors, **odd}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="2 of 6 keys have no place in the layout diffusers") as error:
+        read_adapter(tmp_path / "a.safetensors", LORA_LAYOUTS)
+    assert "text.blocks.0.k.lora_A.weight" in str(error.value)
 
 
 def test_dora_is_refused_where_it_cannot_be_carried(tmp_path):
@@ -131,7 +154,11 @@ def broken(change):
         (lambda d: d.pop(f"{Q1}.lora_A.weight"), f"{Q1} has no lora_A"),
         (lambda d: d.update({f"{Q0}.lora_A.weight": torch.zeros(3, 16)}), "do not fit each other"),
         (lambda d: d.update({f"{Q0}.diff_b": torch.zeros(16)}), "1 tensors are neither"),
-        (lambda d: d.update({"other.weight": torch.zeros(1)}), "no adapter layout"),
+        (lambda d: d.update({"other.weight": torch.zeros(1)}), "1 of 5 keys have no place in the layout diffusers"),
+        (
+            lambda d: [d.pop(f"{Q0}.lora_{m}.weight") for m in "AB"] + [d.update({f"{Q0}.alpha": torch.ones(())})],
+            f"{Q0} has no lora_A",
+        ),
         (lambda d: d.clear(), "no adapter layout"),
     ],
 )

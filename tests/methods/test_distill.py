@@ -11,8 +11,15 @@ from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.lora.inject import inject
 from cinelora.lora.options import LoraOptions
-from cinelora.methods.distill import Distill, levels_of
-from cinelora.methods.options import MethodOptions, adapters_of, check_method
+from cinelora.methods.distill import Distill, by_level, levels_of
+from cinelora.methods.options import (
+    MethodOptions,
+    adapters_of,
+    check_method,
+    learns_from_clips,
+    sampling_notes,
+    sampling_of,
+)
 from cinelora.methods.registry import open_method
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
@@ -73,6 +80,7 @@ def test_it_plays_the_role_with_two_players_of_one_base():
     generator, critic = method.players()
     assert (generator.name, critic.name) == adapters_of(options()) == NAMES
     assert (generator.lr, critic.lr) == (None, 2e-6)
+    assert (generator.averaged, critic.averaged) == (True, False)
     assert generator.parameters.keys() == critic.parameters.keys()
     assert not {id(p) for p in generator.parameters.values()} & {id(p) for p in critic.parameters.values()}
 
@@ -98,6 +106,37 @@ def test_levels_of_an_expert_lie_in_its_own_range():
     assert [level.sigma for level in compat] == pytest.approx([1.0, 5 / 6])
 
 
+@pytest.mark.parametrize("kind", ["euler", "unipc", "renoise"])
+@pytest.mark.parametrize("noise", [{"shift": 3.0}, {"shift": 5.0, "t_max": 0.9}, {"shift": 12.0, "t_min": 0.875}])
+@pytest.mark.parametrize("steps", [(1000, 750, 500, 250), (1000, 757, 522), (900, 20)])
+def test_sampling_walks_on_the_levels_of_training(kind, noise, steps):
+    process = Flow(NoiseOptions(**noise))
+    sampler = process.sampler(len(steps), kind, steps)
+    levels = levels_of(options(denoising_steps=steps), process)
+    closeness = 1.1e-6 if kind == "unipc" else 0
+    assert sampler.sigmas[:-1].tolist() == pytest.approx([level.sigma for level in levels], rel=0, abs=closeness)
+    assert sampler.times().tolist() == pytest.approx([level.t for level in levels], rel=1e-7, abs=1000 * closeness)
+
+
+def test_renoise_draws_what_the_generator_simulates(batch):
+    """The walk of previews and the simulation of training, by the same noises: the same clean clips."""
+    steps = (1000, 600, 300)
+    method = opened(denoising_steps=steps)
+    text = batch.conditions["text"]
+    rngs = [torch_rng("clip", k) for k in range(2)]
+    sampler = method.process.sampler(len(steps), "renoise", steps)
+    x = torch.cat([sampler.start((1, 4, 3, 4, 4), rng) for rng in rngs])
+    for t in sampler.times():
+        x = sampler.step(say(method, method.generator, x, t.expand(2), text), t, x)
+    drawn = []
+    for k in range(2):
+        rng = torch_rng("clip", k)
+        drawn.append([torch.randn(4, 3, 4, 4, generator=rng) for _ in steps])
+    noises = [torch.stack(pair) for pair in zip(*drawn, strict=True)]
+    found = method.simulate(batch.latents, noises, batch.conditions, learning=False)
+    torch.testing.assert_close(found, x, rtol=1e-4, atol=1e-5)
+
+
 def test_compat_cuts_times_and_takes_the_nearest_level_of_the_table():
     levels = levels_of(options(compat="videox"), Flow(NoiseOptions(shift=5.0)))
     assert [level.t for level in levels] == [1000, 937, 833, 625]
@@ -121,6 +160,55 @@ def test_simulation_goes_from_clean_to_clean_over_fresh_noise(batch):
     clean = x - sigma * say(method, method.generator, x, torch.full((2,), 1000 * sigma), text)
     torch.testing.assert_close(found, clean, rtol=1e-4, atol=1e-5)
     assert not found.requires_grad
+
+
+def test_one_step_from_noised_clips(batch):
+    """x = (1 - sigma) clip + sigma noise at the level that is drawn, clean = x - sigma v, and both losses of that."""
+    method = opened(denoising_steps=(1000, 400), start="clips", real_guidance=1.0)
+    sigmas = [1.0, 3 * 0.4 / (1 + 2 * 0.4)]
+    text = batch.conditions["text"]
+    for seed in range(4):
+        sigma = sigmas[int(torch.randint(2, (1,), generator=torch_rng("shared", seed)))]
+        rng = torch_rng("own", seed)
+        noise = torch.randn(batch.latents.shape, generator=rng)
+        score = method.process.timesteps.draw(2, rng).clamp(0.02, 0.98)
+        again = torch.randn(batch.latents.shape, generator=rng)
+        x = (1 - sigma) * batch.latents + sigma * noise
+        clean = x - sigma * say(method, method.generator, x, torch.full((2,), 1000 * sigma), text)
+        level = score.view(-1, 1, 1, 1, 1)
+        noised = (1 - level) * clean + level * again
+        said = say(method, method.critic, noised, 1000 * score, text)
+        found = method.loss("critic", batch, torch_rng("own", seed), torch_rng("shared", seed))
+        assert found.value.item() == pytest.approx((said - (again - clean)).square().mean().item(), rel=1e-4)
+        real = noised - level * say(method, None, noised, 1000 * score, text)
+        fake = noised - level * said
+        away = (clean - real).abs().mean((1, 2, 3, 4), keepdim=True)
+        found = method.loss("generator", batch, torch_rng("own", seed), torch_rng("shared", seed))
+        wanted = 0.5 * ((fake - real) / away).square().mean()
+        assert found.value.item() == pytest.approx(wanted.item(), rel=1e-3)
+        found.value.backward()
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients(method.generator))
+    assert all(grad is None for grad in gradients(method.critic))
+
+
+@pytest.mark.parametrize("start", ["noise", "clips"])
+def test_how_often_the_denoiser_is_asked_is_the_same_on_all_ranks(batch, start):
+    """Ranks have draws of their own, but the number of steps comes from what they share."""
+    counts = {}
+    for rank in range(3):
+        method = opened(start=start)
+        predict, asked = method.denoiser.predict, []
+        method.denoiser.predict = lambda *given, predict=predict, asked=asked: asked.append(1) or predict(*given)
+        counts[rank] = []
+        for step in range(20):
+            for player in NAMES:
+                asked.clear()
+                method.loss(player, batch, torch_rng("train", step, rank), torch_rng("shared", step))
+                counts[rank].append(len(asked))
+    assert counts[0] == counts[1] == counts[2]
+    # Besides the steps: for the generator's loss the base twice (guided) and the critic once, for the critic's itself.
+    num_steps = {asked - (3, 1)[k % 2] for k, asked in enumerate(counts[0])}
+    assert num_steps == ({1, 2, 3, 4} if start == "noise" else {1})
 
 
 def test_an_expert_for_little_noise_starts_from_the_noised_clip(batch):
@@ -173,11 +261,11 @@ def test_generator_loss_has_the_direction_for_gradient_under_mask_and_weights(ba
 
 def test_each_player_alone_gets_gradients(batch):
     method = opened()
-    method.loss("generator", batch, torch_rng("x")).value.backward()
+    method.loss("generator", batch, torch_rng("x"), torch_rng("shared")).value.backward()
     assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients(method.generator))
     assert all(grad is None for grad in gradients(method.critic))
     method = opened()
-    method.loss("critic", batch, torch_rng("x")).value.backward()
+    method.loss("critic", batch, torch_rng("x"), torch_rng("shared")).value.backward()
     assert all(grad is not None and grad.abs().sum() > 0 for grad in gradients(method.critic))
     assert all(grad is None for grad in gradients(method.generator))
 
@@ -225,8 +313,24 @@ def test_only_compat_leaves_out_large_errors_of_the_critic(batch):
 def test_every_draw_comes_from_the_generator_of_numbers(batch):
     method = opened()
     for player in NAMES:
-        first, again, other = (method.loss(player, batch, torch_rng(seed)).value.item() for seed in (1, 1, 2))
+        first, again, other = (
+            method.loss(player, batch, torch_rng(seed), torch_rng("shared")).value.item() for seed in (1, 1, 2)
+        )
         assert first == again != other
+
+
+def test_errors_of_the_critic_are_told_by_third_of_noise(batch):
+    each, sigma = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0.1, 0.99, 0.34, 0.32])
+    found = by_level(each, sigma)
+    assert {name: float(value) for name, value in found.items()} == {
+        "mse_low_noise": 4.5,
+        "mse_middle_noise": 4.0,
+        "mse_high_noise": 2.0,
+    }
+    assert list(by_level(each[:1], torch.tensor([1.0]))) == ["mse_high_noise"]
+    loss = opened(score_t_min=0.7).loss("critic", batch, torch_rng(1), torch_rng("shared"))
+    assert float(loss.terms["mse_high_noise"]) == pytest.approx(float(loss.terms["mse"]))
+    assert "mse_low_noise" not in loss.terms
 
 
 def test_score_times_keep_to_their_range(batch, monkeypatch):
@@ -235,7 +339,7 @@ def test_score_times_keep_to_their_range(batch, monkeypatch):
     mix = method.process.mix
     monkeypatch.setattr(method.process, "mix", lambda c, n, s: seen.append(s) or mix(c, n, s))
     for seed in range(5):
-        method.loss("critic", batch, torch_rng(seed))
+        method.loss("critic", batch, torch_rng(seed), torch_rng("shared"))
         assert 0.4 <= seen[-1].min() <= seen[-1].max() <= 0.6 + 1e-6
 
 
@@ -318,7 +422,7 @@ def test_two_players_bring_the_few_step_clip_to_the_base():
     for step in range(1, 301):
         for player in method.turns(step):
             learners[player].zero_grad()
-            method.loss(player, batch, torch_rng(step, player)).value.backward()
+            method.loss(player, batch, torch_rng(step, player), torch_rng(step, player, "shared")).value.backward()
             learners[player].step()
     assert abs(adapters["generator"].by.item()) < 0.1
     assert adapters["critic"].by.item() == pytest.approx(adapters["generator"].by.item(), abs=0.1)
@@ -334,6 +438,7 @@ def test_two_players_bring_the_few_step_clip_to_the_base():
         {"score_t_min": 0.7, "score_t_max": 0.6},
         {"negative_prompt": "blurred", "real_guidance": 1.0},
         {"fake_guidance": 0.0},
+        {"start": "clips", "compat": "videox"},
     ],
 )
 def test_unsound_options_are_refused(values):
@@ -348,3 +453,25 @@ def test_what_distillation_cannot_go_with_is_told_at_once():
     assert "lora.parts" in str(caught.value)
     check_method(MethodOptions(), process="ddpm", parts={"transformer": "full"})
     check_method(options(), process="flow", parts={"transformer": "lora"})
+
+
+def test_captions_alone_do_for_simulation_only():
+    assert learns_from_clips(MethodOptions())
+    assert learns_from_clips(options(start="clips"))
+    assert not learns_from_clips(options())
+
+
+def test_previews_follow_the_method():
+    walk = sampling_of(options(denoising_steps=(1000, 600, 300)))
+    assert walk["sampler"] == "renoise"
+    assert (walk["guidance"], walk["num_steps"], walk["denoising_steps"]) == (1.0, 3, [1000, 600, 300])
+    assert sampling_of(MethodOptions()) == {}
+    assert sampling_notes(options(), guidance=1.0) == sampling_notes(MethodOptions(), guidance=5.0) == []
+    assert "preview.guidance = 5" in sampling_notes(options(), guidance=5.0)[0]
+
+
+def test_the_critics_schedules_are_those_of_training():
+    from cinelora.train.options import TrainOptions
+
+    own = MethodOptions.model_fields["critic_schedule"].annotation
+    assert set(own.__args__[0].__args__) == set(TrainOptions.model_fields["schedule"].annotation.__args__)

@@ -82,7 +82,7 @@ def test_it_plays_the_role_with_one_player(method, denoiser):
 
 
 def test_the_loss_is_condition_then_noise_then_prediction(method, denoiser):
-    loss = method.loss("adapter", BATCH, torch_rng("x"))
+    loss = method.loss("adapter", BATCH, torch_rng("x"), torch_rng("shared"))
     rng = torch_rng("x")
     text = 2 * BATCH.conditions["text"] + torch.rand(1, generator=rng)
     t = torch.rand(2, generator=rng)
@@ -110,7 +110,7 @@ def test_dropout_is_on_in_training_and_off_in_the_exam_which_puts_it_back(method
     denoiser.net.train(training)
     method.held_out_loss(BATCH, torch.zeros(2), torch_rng("y"))
     assert denoiser.net.training == training
-    method.loss("adapter", BATCH, torch_rng("x"))
+    method.loss("adapter", BATCH, torch_rng("x"), torch_rng("shared"))
     assert denoiser.trained_as == [False, True]
 
 
@@ -153,22 +153,24 @@ CLIPS = Batch(torch.randn(2, 3, 4, 2, 2, generator=torch_rng("clips")), {}, ("a"
 
 
 def test_what_the_denoiser_was_given_is_no_loss():
-    loss = of_clips(Still()).loss("adapter", CLIPS, torch_rng("x"))
+    loss = of_clips(Still()).loss("adapter", CLIPS, torch_rng("x"), torch_rng("shared"))
     assert loss.value.item() == pytest.approx(targets(CLIPS)[:, :, 1:].square().mean().item(), rel=1e-5)
     mask = torch.ones(2, 1, 4, 2, 2)
     mask[:, :, 3] = 0
-    both = of_clips(Still()).loss("adapter", replace(CLIPS, loss_mask=mask), torch_rng("x"))
+    both = of_clips(Still()).loss("adapter", replace(CLIPS, loss_mask=mask), torch_rng("x"), torch_rng("shared"))
     assert both.value.item() == pytest.approx(targets(CLIPS)[:, :, 1:3].square().mean().item(), rel=1e-5)
 
 
 def test_a_share_of_the_loss_is_motion_in_training_alone():
     method, plain = of_clips(Still(), motion_loss=0.25), of_clips(Still())
-    loss = method.loss("adapter", CLIPS, torch_rng("x"))
+    loss = method.loss("adapter", CLIPS, torch_rng("x"), torch_rng("shared"))
     target = targets(CLIPS)[:, :, 1:]
     motion = (target[:, :, 1:] - target[:, :, :-1]).square().mean()
     assert loss.value.item() == pytest.approx((0.75 * target.square().mean() + 0.25 * motion).item(), rel=1e-5)
     assert loss.terms["motion"].item() == pytest.approx(motion.item(), rel=1e-5)
     short = replace(CLIPS, latents=CLIPS.latents[:, :, :2])
-    assert torch.equal(*(one.loss("adapter", short, torch_rng("x")).value for one in (method, plain)))
+    assert torch.equal(
+        *(one.loss("adapter", short, torch_rng("x"), torch_rng("shared")).value for one in (method, plain))
+    )
     quantiles = torch.tensor([0.2, 0.8])
     assert torch.equal(*(one.held_out_loss(CLIPS, quantiles, torch_rng("x")).value for one in (method, plain)))

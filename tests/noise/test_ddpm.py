@@ -98,6 +98,8 @@ def test_walks_of_other_processes_are_refused_by_name():
         open_process(NoiseOptions()).sampler(3, "ddim")
     with pytest.raises(RecipeError, match="at least one step"):
         open_process(options()).sampler(0, "ddim")
+    with pytest.raises(RecipeError, match="only a flow"):
+        open_process(options()).sampler(2, "ddim", (1000, 500))
 
 
 @pytest.mark.parametrize("kind", ["ddim", "dpm-sde"])

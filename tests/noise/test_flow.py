@@ -10,6 +10,7 @@ from cinelora.contracts.flow import Batch
 from cinelora.contracts.roles import Process, Sampler
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
+from cinelora.noise.samplers import SAMPLERS
 from cinelora.noise.weighting import weight_of
 
 
@@ -135,6 +136,44 @@ def test_euler_shifts_once():
     expected = [5 * u / (1 + 4 * u) for u in (1.0, 0.75, 0.5, 0.25)]
     torch.testing.assert_close(sampler.times(), 1000 * torch.tensor(expected))
     assert sampler.sigmas[-1] == 0
+
+
+@pytest.mark.parametrize("kind", ["euler", "unipc", "renoise"])
+@pytest.mark.parametrize("shift", [3.0, 5.0, 12.0])
+@pytest.mark.parametrize("places", [(1000, 750, 500, 250), (1000, 957, 522), (700, 30), (1,)])
+def test_a_walk_at_chosen_places_is_on_their_shifted_levels(kind, shift, places):
+    """sigma = s u / (1 + (s - 1) u), worked out here; UniPC moves a first level of 1 by 1e-6."""
+    sampler = flow(shift=shift).sampler(len(places), kind, places)
+    wanted = [shift * p / (1000 + (shift - 1) * p) for p in places]
+    assert sampler.sigmas.tolist() == pytest.approx([*wanted, 0.0], abs=1.1e-6)
+    assert sampler.times().tolist() == pytest.approx([1000 * sigma for sigma in wanted], abs=1.1e-3)
+    clean = torch.randn(2, 4, 1, 2, 2, generator=torch_rng("clean"))
+    x = sampler.start(tuple(clean.shape), torch_rng(5))
+    torch.testing.assert_close(x, wanted[0] * torch.randn(clean.shape, generator=torch_rng(5)), rtol=1e-5, atol=1e-5)
+    for sigma, t in zip(wanted, sampler.times(), strict=True):
+        x = sampler.step((x - clean) / sigma, t, x)
+    torch.testing.assert_close(x, clean, rtol=1e-3, atol=1e-3)
+
+
+def test_places_of_a_limited_range_lie_in_it():
+    """Shift 5, up to 0.9: u = 0.9 / (5 - 4 * 0.9) = 9/14; half of it is 9/28, whose sigma is 45/64."""
+    for kind in SAMPLERS:
+        low = flow(shift=5.0, t_max=0.9).sampler(2, kind, (1000, 500))
+        assert low.sigmas.tolist() == pytest.approx([0.9, 45 / 64, 0.0], abs=1e-6)
+    high = flow(shift=5.0, t_min=0.9).sampler(2, "renoise", (1000, 500))
+    u = (9 / 14 + 1) / 2
+    assert high.sigmas.tolist() == pytest.approx([1.0, 5 * u / (1 + 4 * u), 0.0], abs=1e-6)
+
+
+def test_even_places_are_the_even_walk():
+    for kind in ("euler", "renoise"):
+        even, listed = flow(shift=5.0).sampler(4, kind), flow(shift=5.0).sampler(4, kind, (1000, 750, 500, 250))
+        torch.testing.assert_close(even.sigmas, listed.sigmas, rtol=0, atol=2e-7)
+
+
+def test_a_list_of_another_length_is_refused():
+    with pytest.raises(RecipeError, match="3 steps, 2 levels"):
+        flow().sampler(3, "euler", (1000, 500))
 
 
 @pytest.mark.parametrize(("kind", "steps", "word"), [("eulr", 4, "euler"), ("euler", 0, "at least one step")])

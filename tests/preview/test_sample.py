@@ -86,7 +86,18 @@ def test_guidance_1_is_one_pass():
     assert denoiser.passes == HOW.num_steps
 
 
-@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+def test_renoise_on_chosen_places_is_clean_then_fresh_noise():
+    """Shift 2: u = 1, 0.3 are sigma 1, 0.6 / 1.3; v is the text's number c, so clean estimates are x - sigma c."""
+    how = replace(HOW, num_steps=2, guidance=1.0, sampler="renoise", places=(1000, 300))
+    (latent,) = sampled(Straight(), [{"text": torch.full((6, 8), 0.5)}], seeds=(7,), how=how)
+    rng, sigma = torch_rng("preview", 7), 0.6 / 1.3
+    first = torch.randn(1, *HOW.shape, generator=rng)[0]
+    fresh = torch.randn(*HOW.shape, generator=rng)
+    x = (1 - sigma) * (first - 0.5) + sigma * fresh
+    torch.testing.assert_close(latent, x - sigma * 0.5, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc", "renoise"])
 def test_a_clip_does_not_depend_on_its_company(sampler):
     how = replace(HOW, sampler=sampler)
     together = sampled(how=replace(how, micro_size=3))
@@ -143,6 +154,8 @@ def test_walk_of_takes_the_variants_size():
     options = PreviewOptions(num_steps=3, guidance=1.5, sampler="euler", micro_size=2)
     assert walk_of(options, VARIANT.geometry) == Walk((4, 3, 4, 4), 3, 1.5, "euler", 2)
     assert walk_of(PreviewOptions(frames=5, size=[16, 32]), VARIANT.geometry).shape == (4, 2, 2, 4)
+    listed = PreviewOptions(num_steps=2, denoising_steps=[1000, 300])
+    assert walk_of(listed, VARIANT.geometry).places == (1000, 300)
 
 
 class Watched(FakeEncoder):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cinelora.preview.sheet import GAP, LINE_HEIGHT, PAPER, contact_sheet, side_by_side
+from cinelora.preview.sheet import GAP, LINE_HEIGHT, PAPER, beside, contact_sheet, side_by_side
 
 
 def clip(frames, colour=None):
@@ -41,6 +41,27 @@ def test_side_by_side_keeps_the_last_frame_of_the_shorter_and_is_even():
     row = LINE_HEIGHT + 4
     assert both[:, row, 4, 0].tolist() == [0, 1, 2, 2, 2]
     assert (both[:, row, 12 + GAP + 4] == 99).all()
+
+
+def test_sheets_beside_each_other_have_equal_rows_names_on_top_and_labels_on_the_left():
+    columns = {"base": [clip(3, 10), clip(3, 20)], "adapter": [clip(5, 30), clip(5, 40)]}
+    page = beside(columns, ["first", "second"], num_frames=2, min_height=8)
+    block = 2 * 12 + GAP
+    row = LINE_HEIGHT + 8 + GAP
+    assert page.shape == (LINE_HEIGHT + 2 * row, 2 * block + 4 * GAP, 3)
+    for line, colours in enumerate(((10, 30), (20, 40))):
+        top = LINE_HEIGHT + line * row + LINE_HEIGHT
+        right = block + 4 * GAP
+        found = [int(page[top, x, 0]) for x in (0, 12 + GAP, right, right + 12 + GAP)]
+        assert found == [colours[0]] * 2 + [colours[1]] * 2
+    for top in (0, LINE_HEIGHT, LINE_HEIGHT + row):
+        assert (page[top : top + LINE_HEIGHT, :block] != PAPER).any()
+    longer = beside(columns, ["first", "x" * 500], num_frames=2, min_height=8)
+    assert (longer[LINE_HEIGHT + row : 2 * LINE_HEIGHT + row, block:] != PAPER).any()  # over all columns
+    with pytest.raises(ValueError, match="1 clips, 2 labels"):
+        beside({"base": [clip(3)]}, ["a", "b"])
+    with pytest.raises(ValueError, match="1 clips, 2 labels"):
+        beside({"base": [clip(3)] * 2, "adapter": [clip(3)]}, ["a", "b"])
 
 
 def test_text_without_letters_of_the_font_does_not_fail():

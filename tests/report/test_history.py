@@ -53,6 +53,25 @@ def test_numbers_that_are_not_finite_are_counted_not_drawn():
     assert any("1 steps have no finite loss" in note for note in found.notes)
 
 
+def test_players_have_curves_of_their_own_and_the_first_to_learn_leads():
+    told = [
+        step(1, 3.0, player="generator", lr=0.1),
+        step(1, 9.0, player="critic", lr=0.2),
+        step(2, 8.0, player="critic", lr=0.2),
+        step(3, 2.0, player="generator", lr=0.1),
+        step(3, "nan", player="critic", lr=0.2),
+    ]
+    found = history([START, *told])
+    assert (found.player, list(found.others)) == ("generator", ["critic"])
+    assert found.curves["loss"] == [(1, 3.0), (3, 2.0)]
+    assert found.others["critic"]["loss"] == [(1, 9.0), (2, 8.0)]
+    assert found.others["critic"]["lr"] == [(1, 0.2), (2, 0.2), (3, 0.2)]
+    assert len(found.notes) == 1
+    alone = history([START, step(1, player="adapter"), step(2, player="adapter")])
+    assert (alone.player, alone.others) == ("", {})
+    assert len(alone.curves["loss"]) == 2
+
+
 def test_skipped_steps_are_noted():
     skips = [{"kind": "skip", "time": 0.0, "step": k, "records": ["a"]} for k in (3, 4)]
     assert history([START, step(1), *skips]).notes == [

@@ -30,6 +30,14 @@ def test_an_empty_clip_shows_nothing():
     assert (verdict.colour, verdict.shape, verdict.direction) == (None, None, None)
 
 
+@pytest.mark.parametrize(("direction", "across"), [("left", 1), ("right", 1), ("up", 0), ("down", 0)])
+def test_the_lane_of_a_thing_is_the_coordinate_that_its_way_leaves_free(direction, across):
+    for seed in range(3):
+        scene = world.base_scene(("small", "red", "square", direction, "white"), np.random.default_rng(seed))
+        assert judging.lane(world.render(scene), direction) == pytest.approx(scene.path[0][across], abs=0.3)
+    assert judging.lane(np.full((17, 64, 64, 3), 0.5, dtype=np.float32), direction) is None
+
+
 @pytest.mark.parametrize("background", list(world.BACKGROUNDS))
 def test_the_concept_is_seen_where_it_is(background):
     score = judging.concept_score(world.render(world.concept_scene(background, np.random.default_rng(2))))

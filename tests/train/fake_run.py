@@ -124,7 +124,7 @@ class Clipwise:
         cells = latents.movedim(1, -1)
         return (cells @ self.parameters["map"] + self.parameters["shift"] - 1).square().flatten(1).mean(1)
 
-    def loss(self, player: str, batch: Batch, rng: torch.Generator) -> Loss:
+    def loss(self, player: str, batch: Batch, rng: torch.Generator, shared: torch.Generator) -> Loss:
         each = self.each(batch.latents)
         return Loss(each.mean(), each.detach())
 
@@ -199,12 +199,12 @@ def process(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def two_processes(folder: Path, port: str) -> None:
+def two_processes(folder: Path, port: str, run: Callable[[Path, int], None] = ranks) -> None:
     def one(rank: int) -> Callable[[], None]:
         def work() -> None:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             os.environ.update(dict(zip(names, (str(rank), str(rank), "2", "2", "127.0.0.1", port), strict=True)))
-            ranks(folder, rank)
+            run(folder, rank)
 
         return work
 

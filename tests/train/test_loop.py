@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 from itertools import pairwise
@@ -15,6 +16,7 @@ from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import MAX_SKIPPED, Hook
 from cinelora.train.options import HeldOutOptions, TrainOptions
 from cinelora.train.schedules import factor
+from train.fake_distill import distillation, method_of, tensors
 from train.fake_run import Clipwise, Diary, Fixed, clipwise, exam, read, slots, trainer
 
 ONES = [slot for slot in slots(20) if slot.bucket.frames == 5]
@@ -96,6 +98,39 @@ def test_the_rate_follows_the_schedule_in_optimizer_steps(tmp_path):
     assert diary.of("step", "epoch") == [0, 1, 2, 3, 4, 5]
 
 
+def test_both_players_rates_are_counted_in_optimizer_steps(tmp_path):
+    """Accumulation does not meet the generator's interval: it learns in steps 1, 4 and 7, by the schedule of those."""
+    diary = Diary()
+    options = {"steps": 8, "accumulation": 2, "lr": 0.2, "schedule": "cosine", "warmup_steps": 2, "final_lr_share": 0.1}
+    method = method_of(generator_every=3, critic_lr=0.4, critic_schedule="linear", critic_warmup_steps=3)
+    distillation(tmp_path, [tuple(ONES[:2]), tuple(ONES[2:4])], options, method, tell=diary).run()
+    told = {(e["player"], e["step"]): e["lr"] for e in diary.events if e["kind"] == "step"}
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * (made - 2) / 6)) / 2 for made in range(8)]
+    generator = {1: 0.2 / 3, 4: 0.2 * cosine[3], 7: 0.2 * cosine[6]}
+    linear = [0.1 + 0.9 * (1 - (made - 3) / 5) for made in range(8)]
+    critic = {step: 0.4 * (step / 4 if step <= 3 else linear[step - 1]) for step in range(1, 9)}
+    assert {step: lr for (player, step), lr in told.items() if player == "generator"} == pytest.approx(generator)
+    assert {step: lr for (player, step), lr in told.items() if player == "critic"} == pytest.approx(critic)
+
+
+def test_only_the_generator_is_averaged_and_a_resume_is_exact(tmp_path):
+    options, micros = {"steps": 6, "ema_decay": 0.8, "save_every_steps": 3}, [tuple(ONES[:2]), tuple(ONES[2:4])]
+    made = {}
+    for name, lengths in (("whole", (6,)), ("parts", (3, 6))):
+        for length in lengths:
+            run = distillation(tmp_path / name, micros, {**options, "steps": length}, method_of(critic_schedule=None))
+            run.resume()
+            run.run()
+        made[name] = dict(tensors(run.work.method)), run.learners["generator"].average.tensors
+        assert run.learners["critic"].average is None
+        last = checkpoints(tmp_path / name / "checkpoints")[-1]
+        assert set(read_adapters(last, player="generator", averaged=True)) == set(made[name][1])
+        assert read_adapters(last, player="critic", averaged=True) == {}
+        assert read_adapters(last, player="critic")
+    for whole, parts in zip(*made.values(), strict=True):
+        assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
 def test_evaluating_hooks_and_saving_change_nothing_in_the_run(tmp_path):
     def disturb(step):
         torch.manual_seed(step)
@@ -165,7 +200,7 @@ class Spoilt(Clipwise):
         super().__init__()
         self.names, self.gradient = names, gradient
 
-    def loss(self, player, batch: Batch, rng) -> Loss:
+    def loss(self, player, batch: Batch, rng, shared) -> Loss:
         each = self.each(batch.latents)
         bad = torch.tensor([name in self.names for name in batch.names])
         if self.gradient and bad.any():

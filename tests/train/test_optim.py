@@ -7,6 +7,7 @@ from cinelora.base.errors import RunError, WeightsError
 from cinelora.contracts.roles import Player
 from cinelora.train.optim import Learner, clip_limit, make_optimizer
 from cinelora.train.options import TrainOptions
+from cinelora.train.schedules import factor
 
 
 def learner(**options) -> Learner:
@@ -26,6 +27,17 @@ def test_a_player_may_have_a_rate_of_its_own():
     parameters = {"one": torch.nn.Parameter(torch.ones(2, 3))}
     assert Learner(Player("critic", parameters, lr=1e-6), TrainOptions(lr=1e-4)).lr == 1e-6
     assert Learner(Player("critic", parameters), TrainOptions(lr=1e-4)).lr == 1e-4
+
+
+def test_a_player_may_have_a_schedule_and_no_average():
+    options = TrainOptions(lr=0.5, schedule="cosine", warmup_steps=3, ema_decay=0.9)
+    parameters = {"one": torch.nn.Parameter(torch.ones(2, 3))}
+    own = Learner(Player("critic", parameters, schedule="linear", warmup_steps=0, averaged=False), options)
+    assert [own.rate(made, 4) for made in range(4)] == pytest.approx([0.5, 0.375, 0.25, 0.125])
+    assert own.average is None
+    like = Learner(Player("generator", parameters), options)
+    assert [like.rate(made, 9) for made in range(9)] == [0.5 * factor(options, made, 9) for made in range(9)]
+    assert like.average is not None
 
 
 def test_parameters_below_fp32_are_refused_by_name():
@@ -85,6 +97,66 @@ def test_state_goes_by_name_and_rates_stay_those_of_the_run():
     for name, state in ((name, state) for name, state in one.state().items() if name):
         assert all(torch.equal(other.state()[name][k], v) for k, v in state.items())
     assert other.optimizer.param_groups[0]["betas"] == (0.5, 0.6)
+
+
+def two_experts(**options) -> Learner:
+    """A player with two experts' parameters, of which a step may ask one alone."""
+    rng = torch.Generator().manual_seed(0)
+    names = ("high.matrix", "high.vector", "low.matrix", "low.vector")
+    shapes = ((64, 80), (3,), (64, 80), (3,))
+    parameters = {
+        n: torch.nn.Parameter(torch.randn(shape, generator=rng)) for n, shape in zip(names, shapes, strict=True)
+    }
+    return Learner(Player("generator", parameters), TrainOptions(clip_norm=2.0, **options))
+
+
+def ask(one: Learner, experts: tuple[str, ...], number: int, lr: float) -> float:
+    one.clear()
+    asked = [p for name, p in one.parameters.items() if name.startswith(experts)]
+    if asked:
+        sum((p**2 * number).sum() for p in asked).backward()
+    norm = one.clip(None, number)
+    one.step(lr, None, number)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": 0.1}, {"optimizer": "adamw_8bit"}, {"optimizer": "prodigy", "lr": 1.0}]
+)
+def test_what_was_not_asked_stays_and_goes_on_from_its_own_state(options, tmp_path):
+    """The low expert learns in steps 2 and 4 alone; saved after 3, both go on as if nothing had been."""
+    turns, lr = [("high",), ("low",), ("high",), ("high", "low"), ()], options.get("lr", 0.01)
+    whole, first = two_experts(**options), two_experts(**options)
+    for number, experts in enumerate(turns, 1):
+        before = {name: p.detach().clone() for name, p in whole.parameters.items()}
+        norm = ask(whole, experts, number, lr)
+        grads = [p.grad for name, p in whole.parameters.items() if name.startswith(experts) and experts]
+        assert (norm > 0) == bool(experts)
+        if experts:
+            assert torch.stack([grad.norm() for grad in grads]).norm() <= 2.0 + 1e-4
+        moved = {name for name, p in whole.parameters.items() if not torch.equal(p, before[name])}
+        assert moved == {name for name in before if experts and name.startswith(experts)}
+    assert {name for name in two_experts(**options).state() if name} == set()
+    for number, experts in enumerate(turns[:1], 1):
+        ask(first, experts, number, lr)
+    assert {name.partition(".")[0] for name in first.state() if name} == {"high"}
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = two_experts(**options)
+    with torch.no_grad():
+        for mine, other in zip(second.gradients(), first.gradients(), strict=True):
+            mine.copy_(other)
+    second.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    for number, experts in list(enumerate(turns, 1))[1:]:
+        ask(second, experts, number, lr)
+    assert all(torch.equal(a, b) for a, b in zip(second.gradients(), whole.gradients(), strict=True))
+
+
+def test_a_scaled_step_in_which_nothing_was_asked_makes_nothing():
+    one, scaler = two_experts(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert one.clip(scaler, 1) == 0.0
+    one.step(0.1, scaler, 1)
+    assert scaler.get_scale() == 1024.0
+    assert {name for name in one.state() if name} == set()
 
 
 def test_state_of_other_parameters_is_refused():

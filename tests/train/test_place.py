@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from cinelora.base.errors import RecipeError, RunError
+from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch
+from cinelora.data.batches import batcher
 from cinelora.families.fake.denoise import FakeNet
+from cinelora.noise.registry import open_process
+from cinelora.train.optim import Learner
 from cinelora.train.options import TrainOptions
 from cinelora.train.place import device_of, open_place, settle
-from train import fake_run
-from train.fake_run import RANKS, SMALL, clipwise, rank_micros
+from train import fake_distill, fake_run
+from train.fake_run import RANKS, SMALL, clipwise, rank_micros, read
 
 
 def place(**options):
@@ -72,18 +76,75 @@ def test_parts_compute_activations_twice_only_where_they_can():
         settle({"transformer": net, "odd": torch.nn.Linear(1, 1)}, place(), gradient_checkpointing=True)
 
 
-def test_two_processes_make_the_steps_of_one(tmp_path):
-    """Ranks hold 2 + 2 and 2 + 1 clips: the gradient is the mean over all seven, as in one process with one batch."""
+def two_ranks(script, folder):
+    """What both ranks of a script wrote down."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = Path(fake_run.__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), port], env=environment, capture_output=True, text=True, timeout=120
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(script).parents[1])}
+    words = [sys.executable, script, str(folder), port]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def by_hand(steps):
+    """The same distillation in one process: each rank's losses with its own clips and draws, summed over all clips."""
+    method, options = fake_distill.method_of(), TrainOptions(**{**SMALL, **fake_distill.TRAIN})
+    count = fake_distill.counting(method)
+    processes = [open_process(fake_distill.NOISE, rank=rank, world=2) for rank in range(2)]
+    learners, make = {player.name: Learner(player, options) for player in method.players()}, batcher(read())
+    clips = sum(len(micro) for micros in rank_micros() for micro in micros)
+    for step in range(1, steps + 1):
+        for name in method.turns(step):
+            learner = learners[name]
+            learner.clear()
+            for rank, micros in enumerate(rank_micros()):
+                method.process = processes[rank]
+                for k, slots in enumerate(micros):
+                    rng = torch_rng(options.seed, "train", name, step, k, rank)
+                    loss = method.loss(name, make(slots, rng), rng, torch_rng(options.seed, "shared", name, step, k))
+                    (loss.value * len(slots) / clips).backward()
+            learner.clip(None, step)
+            learner.step(learner.rate(step - 1, steps), None, step)
+    return dict(fake_distill.tensors(method)), count[0]
+
+
+def test_two_processes_distil_as_one_that_takes_both_ranks_losses(tmp_path):
+    """Other clips and draws on each rank, 2 + 2 and 2 + 1 clips; both adapters come out alike, after as many passes."""
+    first, second = two_ranks(fake_distill.__file__, tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    wanted, asked = by_hand(fake_distill.TRAIN["steps"])
+    assert first["asked"].item() * 2 == asked
+    start = dict(fake_distill.tensors(fake_distill.method_of()))
+    for name, tensor in wanted.items():
+        assert torch.allclose(first[name], tensor, atol=1e-5), name
+        assert not torch.allclose(start[name], tensor, atol=1e-4), name
+    assert {name for name in first if name.startswith("average/")}
+
+
+def test_a_gradient_that_one_rank_has_is_everyones_and_what_none_has_stays_none(monkeypatch):
+    """A rank of two, the other's message made by hand: (gradients x clips, who has one, clips)."""
+    here = place()
+    monkeypatch.setattr(type(here), "world", property(lambda self: 2))
+    names = ("both", "mine", "theirs", "nobodys")
+    parameters = {name: torch.nn.Parameter(torch.zeros(2)) for name in names}
+    parameters["both"].grad, parameters["mine"].grad = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 0.0])
+    other = torch.tensor([9.0, 9.0, 0.0, 0.0, 6.0, 3.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 3.0])
+    sent = []
+    reduce = lambda flat, reduction: sent.append(flat) or flat + other  # noqa: E731
+    monkeypatch.setattr(here.accelerator, "reduce", reduce)
+    here.average_gradients(list(parameters.values()), 1)
+    assert sent[0].tolist() == [1, 2, 4, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1]
+    assert parameters["both"].grad.tolist() == [10 / 4, 11 / 4]
+    assert parameters["mine"].grad.tolist() == [1.0, 0.0]
+    assert parameters["theirs"].grad.tolist() == [6 / 4, 3 / 4]
+    assert parameters["nobodys"].grad is None
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    """Ranks hold 2 + 2 and 2 + 1 clips: the gradient is the mean over all seven, as in one process with one batch."""
+    first, second = two_ranks(fake_run.__file__, tmp_path)
     assert torch.equal(first["map"], second["map"])
     everyone = tuple(slot for micros in rank_micros() for micro in micros for slot in micro)
     alone = clipwise(tmp_path / "alone", [everyone], RANKS)
@@ -104,3 +165,13 @@ def test_work_that_waits_for_nobody_goes_round_the_gpus(monkeypatch):
     assert device_of(options, number=1) == "cpu"
     with pytest.raises(RecipeError, match="torch sees none"):
         device_of(options.model_copy(update={"device": "cuda"}))
+
+
+@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP"])
+def test_a_launcher_that_would_spread_the_base_is_refused(name, monkeypatch):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(RunError, match="spread over GPUs") as error:
+        open_place(TrainOptions(device="cpu", precision="fp32"))
+    assert name in str(error.value)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
+    open_place(TrainOptions(device="cpu", precision="fp32"))

@@ -49,17 +49,28 @@ def top(version: Annotated[bool, typer.Option("--version", help="Say the version
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run; must not hold one yet.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; must not hold one yet. Left out, runs/demo or runs/demo-few-steps."),
+    ] = None,
     clips: Annotated[
         Path | None,
         typer.Option(
             help="Your own mp4 files instead of the drawn ones (captions: same-stem .txt or a captions.jsonl)."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 800,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps; left out, 800, or 200 with --few-steps.", min=1)
+    ] = None,
+    few_steps: Annotated[
+        bool, typer.Option("--few-steps", help="Distil the base to four steps without guidance, from captions alone.")
+    ] = False,
 ) -> None:
     """Train a LoRA on the embedded base, from clips to measured before/after videos, in minutes on a CPU."""
-    from cinelora.commands.demo import demo as run
+    if few_steps:
+        from cinelora.commands.demo_few_steps import demo_few_steps as run
+    else:
+        from cinelora.commands.demo import demo as run
 
     run(out, clips=clips, steps=steps)
 
@@ -134,16 +145,32 @@ def sample(
     ] = "",
     out: Annotated[Path, typer.Option(help="Folder for the videos.")] = Path("samples"),
     strength: Annotated[float, typer.Option(help="Factor on the adapter; 0 shows the base.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the variant's default if left out.", min=1)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; the variant's default if left out.")
+    steps: Annotated[
+        int | None, typer.Option(help="Sampling steps; left out, a distilled adapter's own, else the variant's.", min=1)
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Classifier-free guidance; left out, a distilled adapter's own, else the variant's."),
+    ] = None,
+    sampler: Annotated[
+        str,
+        typer.Option(help="Solver, one of preview.sampler; left out, a distilled adapter's own, else the variant's."),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the first video; the next ones count up.")] = 0,
     image: Annotated[
         list[str] | None,
         typer.Option(help="Picture to start from, for variants that take one: one for all prompts, or one for each."),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="For files that do not state their alpha.")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="The alpha of the training, for files that do not state it, such as VideoX-Fun's PEFT files."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Leave out what the base has no place for, and say what that is."),
+    ] = False,
     frames: Annotated[int | None, typer.Option(help="Frames of each video; the variant's if left out.", min=1)] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(metavar="HEIGHT WIDTH", help="In pixels; the variant's if left out.")
@@ -159,9 +186,11 @@ def sample(
         strength=strength,
         num_steps=steps,
         guidance=guidance,
+        sampler=sampler,
         seed=seed,
         images=tuple(image or ()),
         alpha=alpha,
+        allow_missing=allow_missing,
         frames=frames,
         size=size,
     )

@@ -10,7 +10,7 @@ from cinelora.base.log import console
 from cinelora.base.workers import available_threads
 from cinelora.commands.cache_team import Hand, gather, serve
 from cinelora.commands.clips import cache_of, encoder_of, encoding_of, fill_share, plan_of, tell_fill
-from cinelora.commands.early import check_base, check_targets
+from cinelora.commands.early import check_base, check_shown, check_targets
 from cinelora.config.load import Loaded, load
 from cinelora.data.cache_fill import Events, Maker
 from cinelora.data.cache_work import WHOLE, Share, TowerWork
@@ -30,6 +30,7 @@ def cache(recipe: Path, *, sets: list[str], workers: int = 1, share: str = "", d
         serve(lambda device: encoding_of(loaded, encoder_of(loaded), device=device), folder, by=by)
         return
     console.quiet = ours.number != 1 and _launched() is not None  # one voice for all processes of a launcher
+    check_shown(loaded)
     plan = plan_of(loaded)
     check_targets(loaded)
     check_base(loaded)

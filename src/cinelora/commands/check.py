@@ -58,9 +58,11 @@ def _look_early(loaded: Loaded) -> None:
     from cinelora.commands.early import (
         check_base_at_hand,
         check_previews,
+        check_shown,
         check_targets,
     )  # peft takes seconds to import
 
+    check_shown(loaded)
     check_targets(loaded)
     check_previews(loaded)
     check_base_at_hand(loaded)

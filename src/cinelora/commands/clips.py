@@ -101,6 +101,7 @@ def encoding_of(loaded: Loaded, encoder: Encoder, *, device: str) -> Encoding:
         conditions=loaded.variant.conditions,
         geometry=geometry,
         text_length=loaded.variant.text_length,
+        show=options.show,
     )
 
 

@@ -22,11 +22,15 @@ from cinelora.config.load import load
 from cinelora.report.events import read_events
 from cinelora.toy import world
 
+STEPS = 800
+"""Optimizer steps unless told otherwise."""
 
-def demo(out: Path, *, clips: Path | None, steps: int) -> None:
+
+def demo(out: Path | None, *, clips: Path | None, steps: int | None) -> None:
     """Run the demo into `out`; with `clips` it learns from these instead. Ends by saying where to look."""
+    out, steps = out or Path("runs/demo"), steps or STEPS
     folder = RunFolder(out)
-    _refuse_used(out)
+    refuse_used(out)
     console.print("cinelora demo: a LoRA on the embedded base wan/tiny (64 x 64 pixels), on this machine's CPU or GPU")
     if clips is None:
         text = recipe_text(steps)
@@ -42,7 +46,8 @@ def demo(out: Path, *, clips: Path | None, steps: int) -> None:
     console.print(f"Look at {out / 'report.html'}  (videos before and after, scores, curves, files)", style="bold")
 
 
-def _refuse_used(out: Path) -> None:
+def refuse_used(out: Path) -> None:
+    """Raise RecipeError where the demo's folder holds something already."""
     if out.exists() and any(out.iterdir()):
         raise RecipeError(
             Problem("the demo wants a new folder", found=str(out), do="name another: --out, or remove this one")

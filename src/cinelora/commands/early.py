@@ -1,10 +1,13 @@
 """Owns the early looks, before any weight is read: targets, the base's headers, what previews start from."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from cinelora.base.errors import Problem, Problems, RecipeError
+from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError
 from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
+from cinelora.contracts.card import Variant
+from cinelora.data.encoding import runs
 from cinelora.families import registry
 from cinelora.lora.targets import sizes
 from cinelora.noise.registry import open_process
@@ -16,7 +19,7 @@ def check_targets(loaded: Loaded) -> None:
 
     The network is built on the meta device, which takes no memory, from the variant's card.
     """
-    parts = registry.named(loaded.family.skeleton)(loaded.variant)
+    parts = registry.skeleton(loaded.family, loaded.variant)
     options = loaded.recipe.lora
     if not options.targets:
         options = options.model_copy(update={"targets": loaded.family.default_preset})
@@ -31,12 +34,48 @@ def check_targets(loaded: Loaded) -> None:
     problems.raise_if_any()
 
 
+def check_shown(loaded: Loaded) -> None:
+    """See that a run without clips is shown what its variant starts from. Raises RecipeError."""
+    show, problems = loaded.recipe.data.show, Problems(RecipeError)
+    if show == "clips":
+        return
+    seeing = [t for t in encoder_of(loaded).towers() if runs(t, "pictures") and not runs(t, "captions")]
+    needed = [tower for tower in seeing if not getattr(tower, "optional", False)]
+    if show == "captions" and needed:
+        what, do = "this variant cannot start from a caption alone", "set data.show = 'pictures', and name pictures"
+        found = "conditions made of pixels: " + ", ".join(name for tower in needed for name in tower.gives)
+        problems.add(what, found=found, where="data.show", do=do)
+    if show == "pictures" and not seeing:
+        what, do = "this variant takes no pictures to start from", "set data.show = 'captions', or take one that does"
+        problems.add(what, found="data.show = 'pictures'", where="data.show", do=do)
+    problems.found = [loaded.source.located(problem) for problem in problems.found]
+    problems.raise_if_any()
+
+
 def check_base(loaded: Loaded) -> None:
     """See that the base's denoiser is this variant's, from its headers: the encoding ahead of it can take hours.
 
-    Raises WeightsError with everything that is missing, too much or of another shape.
+    Raises WeightsError with everything that is missing, too much or of another shape, and the variants that do fit.
     """
-    registry.named(loaded.family.check_base)(loaded.base, loaded.variant)
+    try:
+        registry.check_base(loaded.family, loaded.variant, loaded.base)
+    except WeightsError as error:
+        fitting = [name for name, variant in loaded.family.variants.items() if _fits(loaded, variant)]
+        if not fitting:
+            raise
+        do = f"this base fits model.variant = {' or '.join(map(repr, fitting))}; choose that, or name another base"
+        raise WeightsError(*(replace(problem, do=do) for problem in error.problems)) from error
+
+
+def _fits(loaded: Loaded, variant: Variant) -> bool:
+    """True where a base on this machine is a variant's."""
+    if not Path(loaded.base).exists():
+        return False
+    try:
+        registry.check_base(loaded.family, variant, loaded.base)
+    except WeightsError:
+        return False
+    return True
 
 
 def check_base_at_hand(loaded: Loaded) -> None:
@@ -55,7 +94,7 @@ def check_previews(loaded: Loaded) -> None:
         return
     try:
         check_pictures(encoder_of(loaded), len(options.images))
-        open_process(loaded.recipe.noise).sampler(options.num_steps, options.sampler)
+        open_process(loaded.recipe.noise).sampler(options.num_steps, options.sampler, options.denoising_steps)
     except RecipeError as error:
         raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
     missing = [path for path in pictures_of(loaded) if not path.is_file()]

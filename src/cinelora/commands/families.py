@@ -9,4 +9,7 @@ def families() -> None:
     """Print the table of families and variants."""
     console = open_console()
     console.print(families_table(registry.FAMILIES, hidden=registry.HIDDEN))
+    for family in registry.FAMILIES.values():
+        if family.name not in registry.HIDDEN:
+            console.print(f"adapter files of {family.name} (lora.files): {', '.join(family.adapter_files)}")
     console.print("next: cinelora init FAMILY/VARIANT -o my.toml")

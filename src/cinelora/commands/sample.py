@@ -1,13 +1,17 @@
 """Owns the verb `sample`: videos from an adapter file."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cinelora.base.errors import Problem, RecipeError, RunError, WeightsError
 from cinelora.base.log import console
+from cinelora.commands.early import check_previews
+from cinelora.commands.fit import fitted
 from cinelora.commands.init import split
+from cinelora.commands.partners import partners, read_together
 from cinelora.commands.session import open_denoiser, see, unload
 from cinelora.config.load import Loaded, Source, check
 from cinelora.families import registry
@@ -15,7 +19,8 @@ from cinelora.lora.files import read_adapter, read_header
 from cinelora.lora.inject import attach
 from cinelora.media.write import write_mp4, write_png
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import check_pictures, decode, prompt_conditions, walk, walk_of
+from cinelora.preview.options import with_defaults
+from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
 from cinelora.preview.sheet import contact_sheet
 from cinelora.train.place import open_place
 
@@ -29,9 +34,11 @@ class Wishes:
     strength: float = 1.0
     num_steps: int | None = None
     guidance: float | None = None
+    sampler: str = ""
     seed: int = 0
     images: tuple[str, ...] = ()
     alpha: float | None = None
+    allow_missing: bool = False
     frames: int | None = None
     size: tuple[int, int] | None = None
 
@@ -40,11 +47,19 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     """Draw one video of each prompt into `out`, and a contact sheet. Raises WeightsError for files that do not fit."""
     path = _file_in(lora)
     header = read_header(path)
+    together = {} if wishes.model else partners(path, header)
+    if together:
+        header = {**header, "variant": header["joint_variant"]}
     loaded = _around(path, header, prompts, wishes)
+    check_previews(loaded)
     place = open_place(loaded.recipe.train)
-    adapter = read_adapter(path, registry.lora_layouts(loaded.family), alpha=wishes.alpha)
+    layouts = registry.lora_layouts(loaded.family)
+    if together:
+        adapter = read_together(together, loaded.variant, layouts, alpha=wishes.alpha)
+    else:
+        adapter = read_adapter(path, layouts, alpha=wishes.alpha)
+    adapter = fitted(loaded, adapter, path, allow_missing=wishes.allow_missing)
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
-    check_pictures(encoder, len(wishes.images))
     said = prompt_conditions(encoder, prompts, device=str(place.device))
     seen = see(loaded, encoder, device=str(place.device))
     conditions = [{**one, **other} for one, other in zip(said, seen, strict=True)]
@@ -53,7 +68,8 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     denoiser = open_denoiser(loaded, place, blank)
     adapters = attach(denoiser.parts(), adapter)
     seeds = [wishes.seed + k for k in range(len(prompts))]
-    how = walk_of(loaded.recipe.preview, loaded.variant.geometry, precision=place.precision)
+    variant = loaded.variant
+    how = walk_of(loaded.recipe.preview, variant.geometry, precision=place.precision, boundary=variant.boundary)
     with adapters.scaled(wishes.strength):
         latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=blank, seeds=seeds, how=how)
     videos = decode(encoder, latents, device=str(place.device))
@@ -64,10 +80,11 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
 
 
 def _file_in(lora: Path) -> Path:
-    """The file itself, or the newest diffusers file of a run folder. Raises RunError where there is none."""
+    """The file itself, or a file of a run folder, diffusers' if it has one. Raises RunError where there is none."""
     if lora.is_file():
         return lora
-    files = sorted((lora / "adapter").glob("*.diffusers.safetensors"), key=lambda p: (".best." in p.name, p.name))
+    of_layouts = [sorted((lora / "adapter").glob(f"*.{name}safetensors")) for name in ("diffusers.", "")]
+    files = sorted(next(filter(None, of_layouts), []), key=lambda p: (".best." in p.name, p.name))
     if not files:
         raise RunError(
             Problem("no adapter here", found=str(lora), do="name a .safetensors file or the folder of a finished run")
@@ -86,11 +103,11 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
         )
     family, variant = split(named)
     own = _recipe_in(header, path)
+    asked = {"num_steps": wishes.num_steps, "guidance": wishes.guidance, "sampler": wishes.sampler or None}
     preview = {
+        **with_defaults(_walk_in(own), {key: value for key, value in asked.items() if value is not None}),
         "prompts": prompts,
         "images": list(wishes.images) or None,
-        "num_steps": wishes.num_steps,
-        "guidance": wishes.guidance,
         "seed": wishes.seed,
         "frames": wishes.frames,
         "size": list(wishes.size) if wishes.size else None,
@@ -100,10 +117,40 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
     tables = {
         "model": {**model, "dtype": dtype} if dtype else model,
         "data": {"source": [{"path": "."}]},
-        "noise": own.get("noise", {}),
+        "noise": _noise_in(own, of_joint=header.get("joint_variant") not in (None, variant)),
+        "train": _precision_in(own),
+        "method": own["method"] if _is_distilled(own) else {},
         "preview": {key: value for key, value in preview.items() if value is not None},
     }
     return check(Source(tables, file="the command line"), folder=Path(), name=path.stem)
+
+
+def _noise_in(recipe: Mapping[str, Any], *, of_joint: bool) -> dict[str, Any]:
+    """The process that the adapter learned in; of an expert drawn alone without the joint run's noise levels."""
+    noise = recipe.get("noise", {})
+    return {name: value for name, value in noise.items() if not (of_joint and name in ("t_min", "t_max"))}
+
+
+def _precision_in(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The format that the adapter's previews were drawn in, but fp16, which only a GPU computes in."""
+    precision = recipe.get("train", {}).get("precision")
+    return {"precision": precision} if precision in ("fp32", "bf16") else {}
+
+
+_WALK = ("sampler", "denoising_steps", "num_steps", "guidance", "low_noise_guidance")
+
+
+def _walk_in(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How the previews of a distillation were drawn: the few steps that it learned work in no other way.
+
+    Other adapters are drawn as the variant's card says, whatever their previews had to be quick with.
+    """
+    preview = recipe.get("preview", {}) if _is_distilled(recipe) else {}
+    return {name: value for name, value in preview.items() if name in _WALK}
+
+
+def _is_distilled(recipe: Mapping[str, Any]) -> bool:
+    return recipe.get("method", {}).get("name") == "distill"
 
 
 def _recipe_in(header: dict[str, str], path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ In: a Session whose adapter is trained. Out: `Measure`s. "Before" is the same de
 drawn from the same noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from cinelora.base.log import console
 from cinelora.commands.session import Session, unload
+from cinelora.preview.options import PreviewOptions
 from cinelora.preview.sample import decode, prompt_conditions
 from cinelora.toy import world
 from cinelora.toy.judge import concept_score, judge
@@ -26,6 +28,9 @@ MAX_FORGOTTEN = 0.1
 MIN_PRESENT = 0.8
 
 Clips = list[NDArray[np.float32]]
+Words = tuple[str, str, str, str, str]
+FACTS = {"colour": 1, "shape": 2, "direction": 3, "background": 4}
+"""What the judge tells of a clip, and its place in the words of a caption."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,26 @@ class Measure:
         }
 
 
+def shown(
+    session: Session,
+    conditions: Sequence[Mapping[str, Tensor]],
+    seeds: Sequence[int],
+    *,
+    adapted: bool,
+    options: PreviewOptions | None = None,
+) -> Clips:
+    """Clips F H W 3 in [0, 1], with the adapter or with the base alone, drawn as `options` or the recipe say."""
+    with nullcontext() if adapted else session.adapters.disabled():
+        latents = session.draw(conditions, seeds, options)
+    videos = decode(session.encoder, latents, device=str(session.place.device))
+    return [clip.astype(np.float32) / 255 for clip in videos]
+
+
 def both(session: Session, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Clips, Clips]:
-    """Clips without and with the adapter, F H W 3 in [0, 1], from the same noise."""
+    """Clips without and with the adapter from the same noise."""
     conditions = prompt_conditions(session.encoder, prompts, device=str(session.place.device))
-    drawn = []
-    for switch in (session.adapters.disabled, nullcontext):
-        with switch():
-            drawn.append(decode(session.encoder, session.draw(conditions, seeds), device=str(session.place.device)))
+    before, after = (shown(session, conditions, seeds, adapted=adapted) for adapted in (False, True))
     unload(session.encoder)
-    before, after = ([clip.astype(np.float32) / 255 for clip in videos] for videos in drawn)
     return before, after
 
 
@@ -79,36 +95,33 @@ def measure_concept(session: Session, prompt: str) -> list[Measure]:
     ]
 
 
+def unseen_words() -> list[Words]:
+    """Combinations that neither the base nor any adapter was trained on, in an order drawn once."""
+    words = [w for w in world.vocabulary() if world.held_out(w)]
+    return [words[k] for k in np.random.default_rng(0).permutation(len(words))]
+
+
+def right(clips: Sequence[NDArray[np.float32]], words: Sequence[Words]) -> dict[str, NDArray[np.bool_]]:
+    """For each clip whether the judge sees what its words ask for: colour, shape, direction, background."""
+    verdicts = [judge(clip) for clip in clips]
+    return {
+        name: np.array([getattr(seen, name) == asked[place] for seen, asked in zip(verdicts, words, strict=True)])
+        for name, place in FACTS.items()
+    }
+
+
 def measure_knowledge(session: Session) -> list[Measure]:
     """What of a base prompt still comes true: colour, shape, direction, background, on combinations never trained."""
-    words = [w for w in world.vocabulary() if world.held_out(w)]
-    order = np.random.default_rng(0).permutation(len(words))[:NUM_PROMPTS]
-    chosen = [words[k] for k in order]
+    chosen = unseen_words()[:NUM_PROMPTS]
     console.print(f"measuring: {NUM_PROMPTS} prompts of what the base knows, before and after")
     prompts = [world.caption_of(*w) for w in chosen]
     before, after = both(session, prompts, [2000 + k for k in range(NUM_PROMPTS)])
-    wanted: dict[str, Callable[[tuple[str, ...]], str]] = {
-        "colour": lambda w: w[1],
-        "shape": lambda w: w[2],
-        "direction": lambda w: w[3],
-        "background": lambda w: w[4],
-    }
-    seen = [[judge(clip) for clip in clips] for clips in (before, after)]
+    was, now = right(before, chosen), right(after, chosen)
     measures = []
-    for name, want in wanted.items():
-        was, now = (
-            float(np.mean([getattr(v, name) == want(w) for v, w in zip(verdicts, chosen, strict=True)]))
-            for verdicts in seen
-        )
-        measures.append(
-            Measure(
-                f"base prompts: {name} right",
-                was,
-                now,
-                f"drop of {MAX_FORGOTTEN:g} at most",
-                now >= was - MAX_FORGOTTEN - 1e-9,
-            )
-        )
+    for name in FACTS:
+        shares = float(was[name].mean()), float(now[name].mean())
+        kept = shares[1] >= shares[0] - MAX_FORGOTTEN - 1e-9
+        measures.append(Measure(f"base prompts: {name} right", *shares, f"drop of {MAX_FORGOTTEN:g} at most", kept))
     mean = [float(np.mean([getattr(m, side) for m in measures])) for side in ("before", "after")]
     total = Measure(
         "base prompts: all four", *mean, f"drop of {MAX_FORGOTTEN:g} at most", mean[1] >= mean[0] - MAX_FORGOTTEN

@@ -5,13 +5,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
+from cinelora.commands.adapter_files import Saved, prove_files, save_adapters
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
-from cinelora.commands.early import check_base, check_previews, check_targets
+from cinelora.commands.early import check_base, check_previews, check_shown, check_targets
 from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
-from cinelora.commands.session import Session, Spoken, prove_files, speak
+from cinelora.commands.session import Session, Spoken, speak
 from cinelora.config.load import Loaded, load
 from cinelora.config.recipe import Recipe
 from cinelora.data.batches import Batches, batcher, copies_of, held_out_micros, micro_rules
@@ -22,7 +25,7 @@ from cinelora.data.plan import Plan
 from cinelora.data.rules import source_weights
 from cinelora.data.shards import is_streamed
 from cinelora.data.stream import Stream
-from cinelora.lora.prove import Probe
+from cinelora.lora.adapters import Adapters
 from cinelora.methods.registry import open_method
 from cinelora.report.events import Events, cut_after
 from cinelora.report.page import write_page
@@ -36,7 +39,6 @@ from cinelora.train.place import Place, open_place
 from cinelora.train.same_run import Micros
 
 Tell = Callable[..., None]
-Probes = dict[str, Probe]
 
 FREE_ON_RESUME = (
     "train.steps",
@@ -44,6 +46,7 @@ FREE_ON_RESUME = (
     "train.save_every_steps",
     "train.keep_last",
     "train.on_nonfinite",
+    "lora.files",
     "preview",
     "report",
 )
@@ -97,6 +100,7 @@ def train_loaded(
     folder.refuse_used(resume=resume)
     check_installed(loaded.recipe.report)
     check_optimizer(loaded.recipe.train)
+    check_shown(loaded)
     plan = plan_of(loaded)
     check_targets(loaded)
     check_previews(loaded)
@@ -115,12 +119,12 @@ def train_loaded(
             folder.list_clips(plan)
         with _diary(loaded, folder, place, resume=resume) as tell:
             session = Session.open(loaded, place, folder, encoder=encoding.encoder, spoken=spoken)
-            result, probes = _learn(session, plan, encoding, tell=tell, resume=resume)
+            result, saved = _learn(session, plan, encoding, tell=tell, resume=resume)
             if after is not None and place.first:
                 after(session)
         session.release()
         if place.first:
-            prove_files(loaded, place, folder, spoken=spoken, probes=probes)
+            prove_files(loaded, place, folder, spoken=spoken, saved=saved)
             console.print(f"report: {write_page(folder.path)}")
             if loaded.recipe.report.hub:
                 push(folder.path, loaded.recipe.report.hub, private=True)
@@ -193,7 +197,7 @@ def _fill(loaded: Loaded, plan: Plan, encoding: Encoding, place: Place) -> tuple
     return report, fill(loaded, plan, encoding, verify=False)[1]
 
 
-def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resume: bool) -> tuple[Result, Probes]:
+def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resume: bool) -> tuple[Result, list[Saved]]:
     """The loop with all around it; gives back its result and what the saved files are to be compared with."""
     trainer = Trainer(_work(session, plan, encoding, tell))
     step = trainer.resume() if resume else 0
@@ -205,8 +209,7 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
         session.folder.list_clips(replace(plan, rows=(*plan.rows, *left_out)))
     if result.stopped:
         _tell_stop(session, result)
-    probes = _save(session, trainer, result, tell) if session.place.first else {}
-    return result, probes
+    return result, _save(session, trainer, result, tell) if session.place.first else []
 
 
 def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
@@ -222,6 +225,7 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
             session.process,
             adapters=session.players,
             negative=session.spoken.against,
+            levels=session.levels(),
         ),
         batches=batches,
         batch=batcher(reader_of(session.loaded, encoding), copies=copies_of(recipe.data, geometry)),
@@ -300,21 +304,24 @@ def _tell_stop(session: Session, result: Result) -> None:
     )
 
 
-def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> Probes:
+def _save(session: Session, trainer: Trainer, result: Result, tell: Tell) -> list[Saved]:
     """Draw the last previews, write the files of the last and of the best step, note what they must reproduce."""
-    name, probes = session.loaded.name, {}
+    name = session.loaded.name
     with trainer.averaged():
         _preview(session, result.step, tell)
-        session.write_files(name, result.step)
-        probes[name] = session.probe()
+        saved = save_adapters(session, name, result.step)
     if result.best_step is not None and result.best_step != result.step:
-        best = f"{name}.best"
         averaged = session.loaded.recipe.train.ema_decay > 0
         checkpoint = session.folder.checkpoints / folder_name(result.best_step)
-        last = {key: weight.detach().clone() for key, weight in session.adapters.parameters().items()}
-        session.adapters.load(read_adapters(checkpoint, player=next(iter(session.players)), averaged=averaged))
-        session.write_files(best, result.best_step)
-        probes[best] = session.probe()
-        session.adapters.load(last)
+        last = {player: _copied(adapters) for player, adapters in session.drawn.items()}
+        for player, adapters in session.drawn.items():
+            adapters.load(read_adapters(checkpoint, player=player, averaged=averaged))
+        saved += save_adapters(session, f"{name}.best", result.best_step)
+        for player, adapters in session.drawn.items():
+            adapters.load(last[player])
     tell("export", step=result.step, files=sorted(p.name for p in session.folder.adapter.glob("*.safetensors")))
-    return probes
+    return saved
+
+
+def _copied(adapters: Adapters) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in adapters.parameters().items()}

@@ -11,7 +11,7 @@ from cinelora.config.schema import Place, options_at
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.buckets import check_options
 from cinelora.data.rules import check_weights, source_names
-from cinelora.methods.options import check_method
+from cinelora.methods.options import check_method, learns_from_clips
 from cinelora.preview.options import preview_bucket
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         ("data", lambda: check_options(recipe.data, variant.geometry)),
         ("data", lambda: source_names(recipe.data)),
         ("data", lambda: check_weights(recipe.data)),
+        ("data", lambda: _check_shown(recipe)),
         ("preview", lambda: preview_bucket(recipe.preview, variant.geometry)),
         ("method", lambda: check_method(recipe.method, process=recipe.noise.kind, parts=recipe.lora.parts)),
     )
@@ -83,18 +84,79 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         except RecipeError as error:
             for problem in error.problems:
                 problems.found.append(source.located(replace(problem, where=problem.where or section)))
+    check_experts(recipe, variant, problems, source)
+    check_base_facts(recipe, variant, problems, source)
     if all(recipe.lora.parts.get(part) == "frozen" for part in variant.parts):
         where, do = source.where(("lora", "parts")), "let one of them learn: lora or full"
         problems.add("nothing is left to train", found="lora.parts freezes every part", where=where, do=do)
-    for part in recipe.lora.parts:
-        if part not in variant.parts:
+    names = [("lora.files names no adapter layout of", name, family.adapter_files) for name in recipe.lora.files]
+    names += [("lora.parts names no part of", part, variant.parts) for part in recipe.lora.parts]
+    for what, name, known in names:
+        if name not in known:
             problems.add(
-                f"lora.parts names no part of {family.name}/{variant.name}",
-                found=part,
-                allowed=", ".join(variant.parts),
-                nearest=nearest(part, variant.parts),
-                where=source.where(("lora", "parts", part)),
+                f"{what} {family.name}/{variant.name}",
+                found=name,
+                allowed=", ".join(known),
+                nearest=nearest(name, known),
+                where=source.where(("lora", what.split()[0].partition(".")[2], name)),
             )
+
+
+def check_base_facts(recipe: "Recipe", variant: Variant, problems: Problems, source: "Source") -> None:
+    """Note settings that the variant's base cannot follow: pictures that it does not take, levels that it never saw."""
+    share = recipe.model.image_dropout
+    if share is not None and not any(name.startswith("image") for name in variant.conditions):
+        where, do = (
+            source.where(("model", "image_dropout")),
+            "remove it, or choose a variant that starts from a picture",
+        )
+        what = f"model.image_dropout has no effect: {variant.title} takes no pictures"
+        problems.add(what, found=f"{share:g}", where=where, do=do)
+    for name, is_wider in (("t_min", float.__lt__), ("t_max", float.__gt__)):
+        said, own = getattr(recipe.noise, name), variant.process.get(name)
+        if own is not None and is_wider(said, own):
+            problems.add(
+                f"noise.{name} asks for noise levels that {variant.title} was not made for",
+                found=f"{said:g}",
+                allowed=f"{'from' if name == 't_min' else 'up to'} {own:g}",
+                where=source.where(("noise", name)),
+                do=f"leave noise.{name} out: the variant brings its own",
+            )
+
+
+def check_experts(recipe: "Recipe", variant: Variant, problems: Problems, source: "Source") -> None:
+    """Note settings of experts where a variant has none, and experts that cannot learn as the recipe says."""
+    said = (("model", "experts_in_memory"), ("method", "expert_stretch"))
+    for section, name in said:
+        options = getattr(recipe, section)
+        changed = getattr(options, name) != type(options).model_fields[name].default
+        if not variant.experts and changed:  # a run's own recipe spells every value out
+            what, do = f"{section}.{name} has no effect in this run", f"remove {name}, or let two experts learn"
+            problems.add(what, found="one denoiser", where=source.where((section, name)), do=do)
+    full = [part for part, mode in recipe.lora.parts.items() if mode == "full"]
+    if variant.experts and full and recipe.model.experts_in_memory == "one":
+        what, do = "a part that learns in full must stay with its optimizer", 'set model.experts_in_memory = "all"'
+        problems.add(what, found=", ".join(full), where=source.where(("lora", "parts")), do=do)
+    for name, expert in variant.experts.items():
+        levels = expert.within(recipe.noise.t_min, recipe.noise.t_max)
+        if levels["t_min"] >= levels["t_max"]:
+            problems.add(
+                f"noise.t_min and noise.t_max leave the {name} expert nothing to learn",
+                found=f"{recipe.noise.t_min:g} to {recipe.noise.t_max:g}",
+                allowed=f"some of {expert.levels[0]:g} to {expert.levels[1]:g}",
+                where=source.where(("noise",)),
+                do="leave them out, or name the other expert alone in model.experts",
+            )
+
+
+def _check_shown(recipe: "Recipe") -> None:
+    """Raise RecipeError where a method learns from clips and the run is shown none."""
+    reason = learns_from_clips(recipe.method, t_max=recipe.noise.t_max)
+    if recipe.data.show != "clips" and reason:
+        problems = Problems(RecipeError)
+        what, do = "this run learns from clips, and it is shown none", "set data.show = 'clips', or change the other"
+        problems.add(what, found=f"data.show = '{recipe.data.show}', {reason}", where="data.show", do=do)
+        problems.raise_if_any()
 
 
 def has_idle_weight(tables: Mapping[str, Any]) -> bool:

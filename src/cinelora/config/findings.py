@@ -3,6 +3,7 @@
 In: what `ValidationError.errors()` lists, the raw tables. Out: one `Problem` for each option, with its place.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,11 +53,29 @@ def _problem(place: Place, details: Sequence[Detail], where: str) -> Problem:
     # A whole section as `found` would bury the message, which names what it is about.
     found = "" if isinstance(first["input"], dict | list) and first["type"] == "value_error" else repr(first["input"])
     do = "" if first["type"] == "value_error" or not means else f"correct it; it means: {means}"
-    return Problem(f"{shown}: {' or '.join(map(_words, details))}", found=found, where=where, do=do)
+    what = f"{shown}: {' or '.join(dict.fromkeys(map(_words, details)))}"
+    return Problem(what, found=found, nearest=_near(first), where=where, do=do)
+
+
+def _near(detail: Detail) -> str:
+    """The words most like the one found, where only certain words are allowed."""
+    if detail["type"] != "literal_error":
+        return ""
+    return nearest(str(detail["input"]).lower(), re.findall(r"'([^']+)'", detail["ctx"]["expected"]), count=1)
+
+
+_KINDS = {
+    **dict.fromkeys(("model_type", "dict_type"), "should be a table"),
+    **dict.fromkeys(("tuple_type", "list_type"), "should be a list in brackets"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+}
+"""What pydantic's findings of wrong types mean to who writes TOML."""
 
 
 def _words(detail: Detail) -> str:
-    if detail["type"] in ("model_type", "dict_type"):
-        return "should be a table"
+    if detail["type"] in _KINDS:
+        return _KINDS[detail["type"]]
     words = str(detail["msg"]).removeprefix("Value error, ")
     return words.removeprefix("Input ") if words.startswith("Input ") else words[:1].lower() + words[1:]

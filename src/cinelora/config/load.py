@@ -1,6 +1,7 @@
 """Owns the way from recipe.toml (and --set) to a checked Recipe. All problems are told at once, with their lines.
 
-The variant's card gives defaults for [noise] and [preview]; what the recipe says wins.
+The variant's card gives defaults for [noise] and [preview], the method over it some for [preview]; what the recipe says
+wins.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cinelora.base.errors import Problem, Problems, RecipeError, nearest
+from cinelora.base.log import logger
 from cinelora.config.checks import check_effects, check_sections, dead_sections, dead_weight
 from cinelora.config.findings import problems_of
 from cinelora.config.lines import key_lines, line_of
@@ -21,6 +23,8 @@ from cinelora.config.schema import Place
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.options import inherited
 from cinelora.families import registry
+from cinelora.methods.options import MethodOptions, sampling_notes, sampling_of
+from cinelora.preview.options import with_defaults
 
 
 @dataclass
@@ -138,10 +142,7 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
     family, variant = _card(source, problems)
     tables = dict(source.tables)
     if variant is not None:
-        for section, defaults in (("noise", variant.process), ("preview", variant.sampling)):
-            said = tables.get(section, {})
-            if isinstance(said, dict):
-                tables[section] = {**defaults, **said}
+        _put_defaults(tables, variant)
     tables["data"] = inherited(tables.get("data"))
     if tables["data"] is None:
         del tables["data"]
@@ -157,9 +158,24 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
         check_sections(recipe, family, variant, problems, source)
     problems.raise_if_any()
     assert recipe is not None
+    for note in sampling_notes(recipe.method, guidance=recipe.preview.guidance) if recipe.preview.prompts else ():
+        logger.warning("%s", note)
     assert family is not None
     assert variant is not None
     return Loaded(recipe, family, variant, folder, name, source)
+
+
+def _put_defaults(tables: dict[str, Any], variant: Variant) -> None:
+    """Put beneath [noise] and [preview] what the variant, and for previews the method, has for them."""
+    noise, preview, method = (tables.get(name, {}) for name in ("noise", "preview", "method"))
+    if isinstance(noise, dict):
+        tables["noise"] = {**variant.process, **noise}
+    try:
+        walk = sampling_of(MethodOptions.model_validate(method))
+    except ValidationError:
+        walk = {}  # the validation of the whole says what is wrong
+    if isinstance(preview, dict):
+        tables["preview"] = with_defaults(with_defaults(variant.sampling, walk), preview)
 
 
 def _card(source: Source, problems: Problems) -> tuple[Family | None, Variant | None]:
@@ -171,9 +187,17 @@ def _card(source: Source, problems: Problems) -> tuple[Family | None, Variant | 
     ):
         return None, None  # the validation below says what is missing
     try:
-        return registry.find(model["family"], model["variant"])
+        family, variant = registry.find(model["family"], model["variant"])
     except RecipeError as error:
         for problem in error.problems:
             where = source.where(("model", "family" if model["family"] not in registry.FAMILIES else "variant"))
             problems.found.append(Problem(**{**problem.__dict__, "where": where}))
         return None, None
+    experts = model.get("experts", [])
+    if not isinstance(experts, list) or not all(isinstance(name, str) for name in experts):
+        return family, variant  # the validation below says so
+    try:
+        return family, registry.narrowed(family, variant, experts)
+    except RecipeError as error:
+        problems.found += [source.located(problem) for problem in error.problems]
+        return family, variant

@@ -11,13 +11,37 @@ from cinelora.contracts.geometry import Geometry
 
 
 @dataclass(frozen=True)
+class Expert:
+    """One of several denoisers that share the noise levels of a variant, such as the two of Wan 2.2's A14B.
+
+    `variant` is what it is by itself, with its own levels (t_min, t_max) in `process`; `part` its name in the joint
+    denoiser; `label` what users call it in the names of files.
+    """
+
+    variant: "Variant"
+    part: str
+    label: str
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """From which noise level (included) to which (left out) it is asked."""
+        return self.variant.process.get("t_min", 0.0), self.variant.process.get("t_max", 1.0)
+
+    def within(self, t_min: float, t_max: float) -> dict[str, float]:
+        """Its noise levels as far as they are within others: {"t_min", "t_max"}, with t_min >= t_max where none are."""
+        low, high = self.levels
+        return {"t_min": max(low, t_min), "t_max": min(high, t_max)}
+
+
+@dataclass(frozen=True)
 class Variant:
     """One published size or kind of a family.
 
     `base` is what `model.base` means when a recipe leaves it out (a Hub id, or "embedded"); `conditions` maps each
     name to its shape in letters and numbers, such as {"text": "S 4096"} (checked once, at the cache border);
     `process` and `sampling` are the defaults of [noise] and of previews; `parts` the names of `Denoiser.parts()`;
-    `usage` is the family's unless given here.
+    `usage` is the family's unless given here, `loading` what diffusers' load_lora_weights wants to be told; `experts`
+    by name, noisiest first, where several denoisers take turns.
     """
 
     name: str
@@ -31,6 +55,13 @@ class Variant:
     text_length: int = 512
     parts: tuple[str, ...] = ("transformer",)
     usage: str = ""
+    loading: str = ""
+    experts: Mapping[str, Expert] = field(default_factory=dict)
+
+    @property
+    def boundary(self) -> float:
+        """The noise level from which on the first expert is asked; 0 without experts."""
+        return next((expert.levels[0] for expert in self.experts.values()), 0.0)
 
 
 @dataclass(frozen=True)
@@ -41,10 +72,11 @@ class Family:
     (variant) -> parts on the meta device, so that targets can be checked before a weight is read, `check_base` one
     (base, variant) that looks at the headers of a base's denoiser, so that a wrong one is told before the encoding;
     `lora_presets` maps a preset's name to the regular expression that module names must match in full;
-    `lora_layouts` and `weight_layouts` name tuples of Layout; `pipeline` names a function (denoiser) -> the
-    diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none; `usage` is a template
-    of the lines that sample with an adapter, for its model card ({base}, {repository}, {file}, {prompt}, {frames},
-    {height}, {width}, {fps}, {guidance}, {num_steps}).
+    `lora_layouts` and `weight_layouts` name tuples of Layout, `adapter_files` the names of the former;
+    `pipeline` names a function (denoiser) -> the diffusers pipeline around it, to prove a saved adapter with, or ""
+    where diffusers has none; `usage` is a template of the lines that sample with an adapter, for its model card
+    ({base}, {repository}, {file}, {second_file} of the second expert, {prompt}, {frames}, {height}, {width}, {fps},
+    {guidance}, {num_steps}).
     """
 
     name: str
@@ -58,6 +90,7 @@ class Family:
     default_preset: str
     lora_layouts: str
     weight_layouts: str
+    adapter_files: tuple[str, ...] = ("diffusers", "comfyui")
     pipeline: str = ""
     usage: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)

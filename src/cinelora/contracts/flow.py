@@ -16,7 +16,7 @@ from cinelora.base.errors import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["video", "image", "pair"]
+Kind = Literal["video", "image", "pair", "caption"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Record:
 
     `key` is unique in the run and stable over runs (source name + "/" + path below its root); `where` is what a
     message points to (a file, or file:line of a table); `facts` holds what the dataset states of itself
-    (width, height, frames, fps), never what was measured. A pair's media are its first and its last frame.
+    (width, height, frames, fps), never what was measured. A pair's media are its first and its last frame; a caption
+    alone has none.
     `more_captions` say the same as `caption` in other words; one of all is drawn each time, and none at all in a share
     of `caption_dropout`. `mask` is a picture or video of where the loss counts (white). An epoch shows the record
     `repeats` times.
@@ -69,13 +70,20 @@ class Bucket:
 class Slot:
     """One encoding to make of a record: in this bucket, with the window and the random draws number `variant`.
 
-    `caption_number` says which of the record's captions goes with it, 0 the first, -1 none (the empty one).
+    `caption_number` says which of the record's captions goes with it, 0 the first, -1 none (the empty one). Of a
+    `still` one picture is shown, from which a clip of the bucket's length is to start.
     """
 
     record: Record
     bucket: Bucket
     variant: int = 0
     caption_number: int = 0
+    still: bool = False
+
+    @property
+    def shown(self) -> Bucket:
+        """The size of the pixels: the bucket, or one frame of it."""
+        return replace(self.bucket, frames=1) if self.still else self.bucket
 
     @property
     def name(self) -> str:
@@ -97,6 +105,8 @@ class Slot:
 @dataclass(frozen=True)
 class Clip:
     """Decoded, resampled, resized and cropped: `pixels` C F H W in [-1, 1], fp32, at `fps` frames per second.
+
+    F is 1 where the slot is a still, however long its bucket is.
 
     `mask` F H W in [0, 1] says where the loss counts; None = everywhere.
     """

@@ -161,18 +161,25 @@ class Process(Protocol):
         """Compare in fp32; the batch's weights and loss mask apply."""
         ...
 
-    def sampler(self, num_steps: int, kind: str) -> Sampler:
-        """A walk of `num_steps`."""
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Sampler:
+        """A walk of `num_steps`, even ones unless `places` says where: thousandths of the trained range, falling."""
         ...
 
 
 @dataclass(frozen=True)
 class Player:
-    """Somebody whose parameters a method trains: a name, its parameters by name, its own largest rate if it has one."""
+    """Somebody whose parameters a method trains: a name, and its parameters by name.
+
+    Its own largest rate, schedule and warm-up, where they are not those of [train]; `averaged` says whether
+    train.ema_decay concerns it, as it does whoever is drawn with and saved.
+    """
 
     name: str
     parameters: "Mapping[str, nn.Parameter]"
     lr: float | None = None
+    schedule: str | None = None
+    warmup_steps: int | None = None
+    averaged: bool = True
 
 
 @runtime_checkable
@@ -187,8 +194,12 @@ class Method(Protocol):
         """Names of the players that learn in this optimizer step, in order."""
         ...
 
-    def loss(self, player: str, batch: Batch, rng: "Generator") -> Loss:
-        """The loss of one player on one batch; every random draw comes from `rng`."""
+    def loss(self, player: str, batch: Batch, rng: "Generator", shared: "Generator") -> Loss:
+        """The loss of one player on one batch; every random draw comes from `rng`, whose numbers are this rank's own.
+
+        What decides how often the denoiser is asked comes from `shared`, which gives all ranks the same numbers: ranks
+        that hold shards of one network must ask it equally often.
+        """
         ...
 
     def held_out_loss(self, batch: Batch, quantiles: "Tensor", rng: "Generator") -> Loss:

@@ -1,7 +1,8 @@
 """Owns which bucket a clip gets.
 
 In: what is known of its media, the rules of its source, the variant's geometry. Out: a bucket, or why there is none.
-What the rules of EasyAnimate and VideoX-Fun (`data/videox.py`) leave to chance comes from (seed, record, variant). They
+Where clips are not shown, but drawn by the method, lengths come from the recipe alone, and of captions sizes, too. What
+the rules of EasyAnimate and VideoX-Fun (`data/videox.py`) leave to chance comes from (seed, record, variant). They
 are taken with three differences unless `compat` asks for the reference: the true size of the source decides, not the
 one to which it is reduced when it is read; no clip is enlarged unless `upscale` says so; numbers of frames are the
 model's own. Imports no torch.
@@ -17,7 +18,7 @@ from cinelora.base.errors import Problem
 from cinelora.base.seeds import numpy_rng
 from cinelora.contracts.flow import Bucket, Record
 from cinelora.contracts.geometry import Geometry
-from cinelora.data.buckets import frame_buckets, frames_for, size_for, videox_rules, within
+from cinelora.data.buckets import frame_buckets, frames_for, size_for, sizes_of, videox_rules, within
 from cinelora.data.options import ClipRules
 from cinelora.data.videox import Draw, allowed_sizes, collate, drawn_ratio, frame_choices, loaded_size, sides
 from cinelora.data.window import clip_fps, num_available
@@ -44,11 +45,40 @@ def bucket_for(
 
     `rng` (`bucket_rng`) is needed where `draws_buckets(rules)`; a clip gets the same bucket for the same draws.
     """
-    found = _bucket_for(facts, rules, geometry, rng, pair=pair)
+    return _own(_bucket_for(facts, rules, geometry, rng, pair=pair), geometry)
+
+
+def caption_bucket(rules: ClipRules, geometry: Geometry, rng: np.random.Generator) -> Bucket:
+    """A length and a size out of all that the recipe allows, each as likely: of a clip nothing but a caption is known.
+
+    `rng` (`bucket_rng`) draws the length first.
+    """
+    lengths, sizes = frame_buckets(rules, geometry), sizes_of(rules, geometry)
+    frames = lengths[int(rng.integers(len(lengths)))]
+    return Bucket(frames, *sizes[int(rng.integers(len(sizes)))])
+
+
+def picture_bucket(
+    facts: MediaFacts, rules: ClipRules, geometry: Geometry, rng: np.random.Generator
+) -> Bucket | Problem:
+    """The bucket of a clip that starts from a picture: a length out of the recipe's, the size by the picture's."""
+    lengths = frame_buckets(rules, geometry)
+    frames = lengths[int(rng.integers(len(lengths)))]
+    height, width = size_for(facts.height, facts.width, rules, geometry)
+    return _own(Bucket(frames, height, width), geometry) if height else _too_small(facts, geometry)
+
+
+def _own(found: Bucket | Problem, geometry: Geometry) -> Bucket | Problem:
+    """What was found, unless the model takes its own size alone and this is another."""
     if not geometry.only_own_size or isinstance(found, Problem) or found == geometry.bucket:
         return found
     what, do = "the model takes clips of its own size and length alone", "leave it out, or set data.upscale = true"
     return Problem(what, found=str(found), allowed=str(geometry.bucket), do=do)
+
+
+def _too_small(facts: MediaFacts, geometry: Geometry) -> Problem:
+    size, allowed = f"{facts.width} x {facts.height}", f"at least {geometry.size_multiple} each way"
+    return Problem("too small for any bucket", found=size, allowed=allowed, do="set data.upscale = true")
 
 
 def _bucket_for(
@@ -65,8 +95,7 @@ def _bucket_for(
         return replace(found, frames=fixed) if fixed and isinstance(found, Bucket) else found
     height, width, most = _room(facts, rules, geometry, _drawing(rng), is_picture=bool(fixed))
     if not height:
-        size, allowed = f"{facts.width} x {facts.height}", f"at least {geometry.size_multiple} each way"
-        return Problem("too small for any bucket", found=size, allowed=allowed, do="set data.upscale = true")
+        return _too_small(facts, geometry)
     if fixed:
         return Bucket(fixed, height, width)
     frames = frames_for(available, rules, geometry)

@@ -11,6 +11,7 @@ from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.compat import check_cuts, is_drawn
 from cinelora.data.options import ClipRules, DataOptions, VideoxOptions
+from cinelora.data.show import check_show
 from cinelora.data.videox import VideoxRules, frame_choices, sides
 
 WIDEST = 2.0
@@ -26,13 +27,14 @@ def check_options(options: DataOptions, geometry: Geometry) -> None:
     for place, rules in whole.items():
         _check_frames(rules, geometry, place, problems)
         _check_size(rules, geometry, place, problems)
-        _check_variants(rules, place, problems)
+        _check_variants(rules, geometry, options.show, place, problems)
         _check_reference_frames(rules, geometry, place, problems)
         if rules.buckets == "videox":
             _check_videox(rules, geometry, place, problems)
     for k, source in enumerate(options.source):
         _check_same_batches(source.rules, options, f"data.source.{k}.rules.videox", problems)
     check_cuts(options, problems)
+    check_show(options, geometry.frames, problems)
     problems.raise_if_any()
 
 
@@ -66,8 +68,11 @@ def _check_size(rules: ClipRules, geometry: Geometry, place: str, problems: Prob
             problems.add("not a size of the model", found=str(pixels), allowed=multiple, nearest=near, where=where)
 
 
-def _check_variants(rules: ClipRules, place: str, problems: Problems) -> None:
-    if rules.num_variants > 1 and not is_drawn(rules) and not draws_buckets(rules):
+def _check_variants(rules: ClipRules, geometry: Geometry, show: str, place: str, problems: Problems) -> None:
+    drawn = draws_buckets(rules) or (show != "captions" and is_drawn(rules))
+    drawn |= show != "clips" and len(frame_buckets(rules, geometry)) > 1
+    drawn |= show == "captions" and len(rules.size) != 1 and len(sizes_of(rules, geometry)) > 1
+    if rules.num_variants > 1 and not drawn:
         problems.add(
             "num_variants has no effect: all variants of a clip would be the same",
             found=f"num_variants = {rules.num_variants}, clip = '{rules.clip}', crop = '{rules.crop}'",
@@ -149,15 +154,20 @@ def aspect_grid(height: int, width: int, multiple: int) -> tuple[tuple[int, int]
     return tuple(sorted(sizes - covered))
 
 
+def sizes_of(rules: ClipRules, geometry: Geometry) -> tuple[tuple[int, int], ...]:
+    """Every height and width that buckets = 'grid' or 'single' can give."""
+    base = base_size(rules, geometry)
+    is_single = rules.buckets == "single" or geometry.only_own_size
+    return (base,) if is_single else aspect_grid(*base, geometry.size_multiple)
+
+
 def size_for(height: int, width: int, rules: ClipRules, geometry: Geometry) -> tuple[int, int]:
     """The size whose proportions are nearest to the source's, and that the source fills unless `upscale`.
 
     Without `upscale`, a source smaller than its size gets the largest multiples within it; (0, 0) where even one
     multiple is more than the source has.
     """
-    base = base_size(rules, geometry)
-    is_single = rules.buckets == "single" or geometry.only_own_size
-    sizes = (base,) if is_single else aspect_grid(*base, geometry.size_multiple)
+    sizes = sizes_of(rules, geometry)
     tall, wide = min(sizes, key=lambda s: (abs(math.log(s[1] / s[0] * height / width)), -s[0] * s[1]))
     return (tall, wide) if rules.upscale else within(height, width, (tall, wide), geometry)
 

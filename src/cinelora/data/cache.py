@@ -128,7 +128,7 @@ class Shelf:
         tensors: dict[str, Tensor] = {}
         for key in self._kept[place]:
             tensors |= self._read(self._cache.path(key), slot)
-        return encoded(tensors)
+        return encoded(tensors, self._keys.absent(slot))
 
     def _read(self, path: Path, slot: Slot) -> dict[str, Tensor]:
         try:

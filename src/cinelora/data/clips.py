@@ -95,6 +95,8 @@ def transform_of(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int)
         "resize": RESIZE,
         "bucket": str(slot.bucket),
     }
+    if slot.still:
+        parts["shown"] = str(slot.shown)
     moving = slot.record.kind == "video"
     parts |= _plain_parts(slot, rules, geometry, moving) if rules.compat == "none" else _reference_parts(slot, rules)
     if rules.compat != "none" and moving:

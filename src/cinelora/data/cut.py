@@ -37,7 +37,7 @@ class Cut:
 
 def cut_of(slot: Slot, facts: MediaFacts, rules: ClipRules, geometry: Geometry, *, seed: int) -> Cut:
     """What a slot shows of media with `facts`. Raises DataError naming the record where they are too short for it."""
-    record, frames = slot.record, slot.bucket.frames
+    record, frames = slot.record, slot.shown.frames
     if record.kind == "pair":
         if frames != len(record.media):
             what, do = "a pair makes a clip of two frames", "give pairs buckets of 2 frames"

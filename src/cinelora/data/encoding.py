@@ -4,9 +4,11 @@ In: a family's Encoder, how to load a clip, what is stored. Out: tensors by name
 and of the names and shapes that the family's card declares.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +23,14 @@ from cinelora.data.entries import MASK, Keys, TowerFacts
 from cinelora.data.mask_tower import MaskTower
 
 MOMENTS = ("mean", "logvar")
+Show = Literal["clips", "captions", "pictures"]
+
+
+def runs(tower: Tower, show: Show) -> bool:
+    """True where a tower has something to encode in a run that is shown so much of its data."""
+    if show == "captions":
+        return tower.reads == "caption"
+    return show == "clips" or not set(tower.gives) <= set(MOMENTS)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,8 @@ class Encoding:
     but the bytes), the stored format, the device, the run's seed, the conditions that the family's card declares, and
     the geometry of its latents (for loss masks; None = records with masks are refused). `load_mask` gives a clip's mask
     without decoding the clip; None = `load` does.
-    `text_length` is the longest text in tokens, for telling how much disk an entry takes at most.
+    `text_length` is the longest text in tokens, for telling how much disk an entry takes at most. `show` is the
+    recipe's: without clips no latents are made, and `geometry` is needed for the zeros in their place.
     """
 
     encoder: Encoder
@@ -42,17 +53,22 @@ class Encoding:
     geometry: Geometry | None = None
     load_mask: Callable[[Slot], Clip] | None = None
     text_length: int = 0
+    show: Show = "clips"
 
     @cached_property
     def towers(self) -> tuple[Tower, ...]:
-        """The encoder's towers, and the one of loss masks."""
-        masks = () if self.geometry is None else (MaskTower(self.geometry),)
-        return (*self.encoder.towers(), *masks)
+        """Those of the encoder's towers that have something to encode, and the one of loss masks."""
+        masks = (MaskTower(self.geometry),) if self.geometry is not None and self.show == "clips" else ()
+        return (*(tower for tower in self.encoder.towers() if runs(tower, self.show)), *masks)
 
     @cached_property
     def keys(self) -> Keys:
         """What decides the entries' keys, as strings; each tower is asked for its fingerprint once."""
-        return Keys(tuple(TowerFacts.of(tower) for tower in self.towers), self.transform, self.dtype, self.seed)
+        if self.show != "clips" and self.geometry is None:
+            raise ValueError("a run without clips needs the geometry of the latents that it goes without")
+        towers = tuple(TowerFacts.of(tower) for tower in self.towers)
+        bare = None if self.show == "clips" else self.geometry
+        return Keys(towers, self.transform, self.dtype, self.seed, bare)
 
     def clip_for(self, tower: Tower, slot: Slot) -> Clip:
         """The decoded clip, or one without pixels for a tower that reads captions alone."""
@@ -98,7 +114,7 @@ class Encoding:
 
     def check_names(self) -> None:
         """See that the towers give what the card declares, and the moments. Raises WeightsError with both lists."""
-        given = {name for tower in self.keys.towers for name in tower.gives if name != MASK}
+        given = {name for tower in self.encoder.towers() for name in tower.gives}
         wanted = {*MOMENTS, *(self.conditions if self.conditions is not None else given - set(MOMENTS))}
         if given != wanted:
             raise WeightsError(
@@ -124,8 +140,14 @@ def _fits(shape: tuple[int, ...], declared: str) -> bool:
     return len(words) == len(shape) and all(not w.isdigit() or int(w) == n for w, n in zip(words, shape, strict=True))
 
 
-def encoded(tensors: Mapping[str, Tensor]) -> Encoded:
-    """What the towers gave, taken together. Raises WeightsError where the mask does not lie on the latents."""
+def encoded(tensors: Mapping[str, Tensor], absent: Sequence[int] | None = None) -> Encoded:
+    """What the towers gave, taken together; `absent` is the shape of latents that none of them gave.
+
+    Zeros of no width stand in their place. Raises WeightsError where the mask does not lie on the latents.
+    """
+    if absent is not None:
+        mean, logvar = (torch.tensor(value).expand(*absent) for value in (0.0, -math.inf))
+        tensors = {**tensors, "mean": mean, "logvar": logvar}
     conditions = {name: tensor for name, tensor in tensors.items() if name not in (*MOMENTS, MASK)}
     mean, mask = tensors["mean"], tensors.get(MASK)
     if mask is not None and mask.shape[1:] != mean.shape[1:]:
@@ -172,4 +194,4 @@ class Live:
                 self._encoding.check(tower, {name: tuple(tensor.shape) for name, tensor in given.items()})
                 self._checked.add(tower.name)
             tensors |= given
-        return encoded(tensors)
+        return encoded(tensors, self._encoding.keys.absent(slot))

@@ -20,6 +20,7 @@ from cinelora.base.dtypes import DtypeName
 from cinelora.base.errors import DataError, Problem
 from cinelora.base.files import cannot_write, sha256_file, sha256_text, write_bytes
 from cinelora.contracts.flow import Record, Slot
+from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Tower
 
 MASK = "loss_mask"
@@ -57,12 +58,18 @@ class Keys:
     """All that decides what a slot is encoded to, as strings: enough to read a cache with no encoder in memory.
 
     `transform` says what decides a slot's pixels but the bytes of its media; `dtype` is the format that is stored.
+    `bare` is the geometry of a run that is shown no latents, so that no tower gives any; None = a tower does.
     """
 
     towers: tuple[TowerFacts, ...]
     transform: Callable[[Slot], str]
     dtype: DtypeName
     seed: int
+    bare: Geometry | None = None
+
+    def absent(self, slot: Slot) -> tuple[int, int, int, int] | None:
+        """C T H W of the latents that a slot goes without; None where a tower gives them."""
+        return None if self.bare is None else self.bare.latent_shape(slot.bucket)
 
     def of(self, slot: Slot, tower: TowerFacts, media_hash: Callable[[Record], str]) -> str:
         """The key of one tower's result: its input, its fingerprint, the stored format, and its draws where it draws.

@@ -120,7 +120,9 @@ def disagreements(record: Record, facts: MediaFacts) -> list[str]:
 
 
 def place_of(record: Record) -> str:
-    """What a message points to: the entry, and the file where that is not the same."""
+    """What a message points to: the entry, and the file where there is one that is not the same."""
+    if not record.media:
+        return record.where
     media = str(record.media[0])
     return media if record.where == media else f"{record.where} ({media})"
 

@@ -1,7 +1,7 @@
 """Owns what becomes of one entry of a dataset: its slots, and the row that tells of it.
 
-In: a Record or LeftOut, the facts of its media, the rules of its source, the variant's geometry. Out: a `Fate`. Imports
-no torch.
+In: a Record or LeftOut, the facts of its media, the rules of its source, the variant's geometry. Out: a `Fate`. A
+caption has no media, and so a fate without facts. Imports no torch.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from cinelora.base.errors import DataError, Problem
 from cinelora.contracts.flow import LeftOut, Record, Slot
 from cinelora.contracts.geometry import Geometry
-from cinelora.data.bucketing import TOO_SHORT, bucket_for, bucket_rng
+from cinelora.data.bucketing import TOO_SHORT, bucket_for, bucket_rng, caption_bucket, picture_bucket
 from cinelora.data.buckets import draws_buckets, frame_buckets
 from cinelora.data.cut import Cut, cut_of
 from cinelora.data.facts import disagreements, is_stated, measured_each, place_of
@@ -122,22 +122,49 @@ def slots_of(
     return tuple(sorted(slots, key=lambda slot: slot.variant))
 
 
+def stills_of(
+    record: Record, facts: MediaFacts, rules: ClipRules, geometry: Geometry, *, seed: int
+) -> tuple[Slot, ...] | Problem:
+    """Clips that start from a picture, or from one frame of a video: each variant's length is drawn; or why none is."""
+    if record.kind == "pair":
+        what, do = "a pair is a first and a last frame, of which a run of pictures shows none", "name single pictures"
+        return Problem(what, where=place_of(record), do=do)
+    slots = []
+    for k in range(rules.num_variants):
+        bucket = picture_bucket(facts, rules, geometry, bucket_rng(record, k, seed=seed))
+        if isinstance(bucket, Problem):
+            return replace(bucket, where=place_of(record))
+        slots.append(Slot(record, bucket, k, still=True))
+    return tuple(slots)
+
+
 def fate_of(
-    entry: Record | LeftOut, facts: MediaFacts | DataError | None, rules: ClipRules, geometry: Geometry, *, seed: int
+    entry: Record | LeftOut,
+    facts: MediaFacts | DataError | None,
+    rules: ClipRules,
+    geometry: Geometry,
+    *,
+    seed: int,
+    still: bool = False,
 ) -> Fate:
-    """What becomes of an entry, with `facts` of its (first) file or why there are none; None for what is left out."""
+    """What becomes of an entry, with `facts` of its (first) file or why there are none.
+
+    They are None for what is left out, and for captions alone. Of a `still` one picture is shown.
+    """
     if isinstance(entry, LeftOut):
         reason = "; ".join(map(told, entry.problems))
         row = Row(entry.where, entry.where, entry.source, "", "left out", reason=reason)
         return Fate(row, problems=entry.problems)
     row = Row(entry.key, entry.where, entry.source, entry.kind, "left out", repeats=entry.repeats)
     row = replace(row, caption=entry.caption, num_captions=1 + len(entry.more_captions))
+    if not entry.media:
+        return _of_caption(row, entry, rules, geometry, seed)
     assert facts is not None
     if isinstance(facts, DataError):
         return Fate(replace(row, reason="; ".join(map(told, facts.problems))), problems=tuple(facts.problems))
     frames = 2 if entry.kind == "pair" else facts.frames
     row = replace(row, width=facts.width, height=facts.height, frames=frames, fps=facts.fps, seconds=facts.seconds)
-    slots = slots_of(entry, facts, rules, geometry, seed=seed)
+    slots = (stills_of if still else slots_of)(entry, facts, rules, geometry, seed=seed)
     if isinstance(slots, Problem):
         return Fate(replace(row, reason=told(slots), frames_lost=frames), problems=(slots,))
     try:
@@ -146,6 +173,15 @@ def fate_of(
         problems = [replace(problem, where=problem.where or place_of(entry)) for problem in error.problems]
         reason = "; ".join(map(told, problems))
         return Fate(replace(row, reason=reason, frames_lost=frames), problems=tuple(problems))
+
+
+def _of_caption(row: Row, record: Record, rules: ClipRules, geometry: Geometry, seed: int) -> Fate:
+    """The fate of a caption alone: a bucket is drawn for each of its variants."""
+    drawn = [caption_bucket(rules, geometry, bucket_rng(record, k, seed=seed)) for k in range(rules.num_variants)]
+    slots = tuple(Slot(record, bucket, k) for k, bucket in enumerate(drawn))
+    names = tuple(dict.fromkeys(map(str, drawn)))
+    row = replace(row, status="used", bucket=str(drawn[0]), buckets=names, num_slots=len(slots))
+    return Fate(replace(row, notes=_bucket_notes(row)), slots)
 
 
 def _fitted(
@@ -172,8 +208,8 @@ def _fitted(
         clip_fps=first.fps,
         buckets=buckets,
     )
-    notes = _notes(row, record, facts, rules, geometry)
-    if record.kind == "video" and alone < _FEW_DIFFER * bucket.frames:
+    notes = _notes(row, slots[0], facts, rules, geometry)
+    if record.kind == "video" and alone < _FEW_DIFFER * slots[0].shown.frames:
         notes += (f"only {alone} of {bucket.frames} frames differ: the source has {facts.fps:.4g} fps",)
     return Fate(replace(row, notes=notes), tuple(slots), (), alone)
 
@@ -189,24 +225,30 @@ def _num_shown(cuts: Sequence[Cut], facts: MediaFacts) -> int:
     return len(np.unique(facts.shown_at(np.concatenate([cut.times for cut in cuts]))))
 
 
-def _notes(row: Row, record: Record, facts: MediaFacts, rules: ClipRules, geometry: Geometry) -> tuple[str, ...]:
+def _notes(row: Row, slot: Slot, facts: MediaFacts, rules: ClipRules, geometry: Geometry) -> tuple[str, ...]:
+    record, moving = slot.record, slot.record.kind == "video" and not slot.still
     notes = [] if is_stated(record) else [f"the table is wrong: {text}" for text in disagreements(record, facts)]
-    if record.kind == "video" and num_available(facts, rules, geometry) < frame_buckets(rules, geometry)[-1]:
+    if moving and num_available(facts, rules, geometry) < frame_buckets(rules, geometry)[-1]:
         notes.append(f"{TOO_SHORT}: {row.bucket.partition('x')[0]} frames are used")
     if row.scale > 1.001:
         notes.append(f"enlarged {row.scale:.2f} times")
     if abs(row.speed - 1) > 0.01:
         notes.append(f"things move {row.speed:.2f} times as fast as in the source")
-    if _is_variable(facts):
+    if moving and _is_variable(facts):
         notes.append("variable frame rate")
-    if len(row.buckets) > 1:
-        more = f" and {len(row.buckets) - _TOLD_BUCKETS} more" if len(row.buckets) > _TOLD_BUCKETS else ""
-        notes.append(f"stands in {len(row.buckets)} buckets: {', '.join(row.buckets[:_TOLD_BUCKETS])}{more}")
+    notes += _bucket_notes(row)
     if record.kind == "pair":
         sizes = [f"{one.width} x {one.height}" for one in measured_each(record)]
         if sizes[0] != sizes[1]:
             notes.append(f"the two pictures differ in size: {' and '.join(sizes)}")
     return tuple(notes)
+
+
+def _bucket_notes(row: Row) -> tuple[str, ...]:
+    if len(row.buckets) < 2:
+        return ()
+    more = f" and {len(row.buckets) - _TOLD_BUCKETS} more" if len(row.buckets) > _TOLD_BUCKETS else ""
+    return (f"stands in {len(row.buckets)} buckets: {', '.join(row.buckets[:_TOLD_BUCKETS])}{more}",)
 
 
 def _is_variable(facts: MediaFacts) -> bool:

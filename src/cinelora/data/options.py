@@ -10,6 +10,7 @@ from cinelora.contracts.options import Options, option
 
 _FROM_SOURCE = ("fps", ("source",))
 _IN_TABLES = ("reader", ("auto", "table", "easyanimate", "prompts"))
+_WITH_CAPTIONS = ("reader", (*_IN_TABLES[1], "webdataset", "captions"))
 
 
 class VideoxOptions(Options):
@@ -132,16 +133,20 @@ class SourceOptions(Options):
 
     path: str = option(
         help="Folder of clips, a table (.csv .tsv .jsonl .json .parquet) that names them, a folder of tar shards or of "
-        "Hugging Face `datasets`, or hub:OWNER/NAME. Relative to the recipe's folder.",
+        "Hugging Face `datasets`, or hub:OWNER/NAME; with data.show = 'captions' also a .txt of captions. Relative to "
+        "the recipe's folder.",
         min_length=1,
     )
     name: str = option("", "What reports and the cache call this source; empty = the folder's or table's own name.")
-    reader: Literal["auto", "folder", "table", "easyanimate", "webvid", "prompts", "pairs", "webdataset"] = option(
+    reader: Literal[
+        "auto", "folder", "table", "easyanimate", "webvid", "prompts", "pairs", "webdataset", "captions"
+    ] = option(
         "auto",
         "How the source is laid out: 'folder' = media files with captions beside them, 'table' = one row per clip, "
         "'easyanimate' = JSON or CSV of file_path, text, type, 'webvid' = CSV of videoid, page_dir, name with "
         "videos/PAGE_DIR/VIDEOID.mp4, 'prompts' = prompts.txt and videos.txt line by line, 'pairs' = ID_start and "
-        "ID_end images, 'webdataset' = tar shards (streamed); 'auto' looks at the path and says which.",
+        "ID_end images, 'webdataset' = tar shards (streamed), 'captions' = no clips (data.show = 'captions'): a .txt "
+        "of one caption a line, a table of captions, a folder of .txt files; 'auto' looks at the path and says which.",
     )
     weight: float = option(
         0.0,
@@ -174,7 +179,7 @@ class SourceOptions(Options):
         "",
         "The table's column with captions; empty = the first known name (caption, text, prompt ...). Of reader "
         "'prompts', the file of captions (prompts.txt); of 'webdataset', the field of each sample's JSON.",
-        only_if=("reader", (*_IN_TABLES[1], "webdataset")),
+        only_if=_WITH_CAPTIONS,
     )
     mask_suffix: str = option(
         "",
@@ -232,6 +237,14 @@ class DataOptions(ClipRules):
     """The section [data]."""
 
     source: list[SourceOptions] = option(help="The datasets, one [[data.source]] each.", min_length=1)
+    show: Literal["clips", "captions", "pictures"] = option(
+        "clips",
+        "What the run is shown of the data: 'clips' = all of it. For methods that draw their clips themselves "
+        "(method.name = 'distill'): 'captions' = captions alone, of lists of them or beside clips that are not opened; "
+        "each variant of a caption draws its length from frames and its size from size and buckets; 'pictures' = "
+        "captions and pictures to start from (of videos the first frame that clip shows), each variant with a length "
+        "from frames. No latents are encoded then.",
+    )
     small_buckets: Literal["partial", "repeat", "borrow"] = option(
         "partial",
         "What happens to clips of a bucket that do not fill a micro-batch: 'partial' = the last one is smaller, "

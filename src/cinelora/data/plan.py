@@ -99,7 +99,8 @@ def make_plan(
     bad: list[Problem] = []
     short: list[Problem] = []
     for entry, facts in track(_measured(listing, options), "looking at clips", len(listing.entries)):
-        fate = fate_of(entry, facts, rules[entry.source], geometry, seed=seed)
+        still = options.show == "pictures"
+        fate = fate_of(entry, facts, rules[entry.source], geometry, seed=seed, still=still)
         fates.append(fate)
         if fate.is_short:
             short += fate.problems if rules[entry.source].short == "stop" else ()
@@ -162,10 +163,11 @@ def held_out_keys(
 def _measured(
     listing: Listing, options: DataOptions
 ) -> Iterator[tuple[Record | LeftOut, MediaFacts | DataError | None]]:
-    """Every entry with what is known of its media, in order; files are opened in threads."""
-    found = measure_all(listing.records, seconds=options.seconds_per_file)
+    """Every entry with what is known of its media, if it has any, in order; files are opened in threads."""
+    seen = [record for record in listing.records if record.media]
+    found = measure_all(seen, seconds=options.seconds_per_file)
     for entry in listing.entries:
-        yield entry, next(found) if isinstance(entry, Record) else None
+        yield entry, next(found) if isinstance(entry, Record) and entry.media else None
 
 
 def _split(
@@ -173,7 +175,7 @@ def _split(
 ) -> Plan:
     """Divide what has slots into those to train on and held-out ones."""
     usable = [fate.slots[0].record for fate in fates if fate.slots]
-    same = _same_files(usable, options)
+    same = [*_same_files(usable, options), *_same_captions(usable)]
     apart = _apart(usable, same, options, seed)
     groups = {key: keys for keys in same for key in keys}
     rows: list[Row] = []
@@ -186,11 +188,10 @@ def _split(
             row = fate.held_out
         slots += fate.slots if row.key not in apart else ()
         if fate.slots and row.key in groups:
-            row = replace(row, notes=(*row.notes, _same_note(row.key, groups[row.key])))
+            row = replace(row, notes=(*row.notes, _same_note(row, groups[row.key])))
         rows.append(row)
-    return Plan(
-        tuple(slots), tuple(held_out), tuple(rows), problems, tuple(_warnings(rows, rules_by_source(options), geometry))
-    )
+    warnings = _warnings(rows, rules_by_source(options), geometry, show=options.show)
+    return Plan(tuple(slots), tuple(held_out), tuple(rows), problems, tuple(warnings))
 
 
 def _same_files(records: Sequence[Record], options: DataOptions) -> list[list[str]]:
@@ -203,9 +204,19 @@ def _same_files(records: Sequence[Record], options: DataOptions) -> list[list[st
     return list(groups.values())
 
 
-def _same_note(key: str, keys: Sequence[str]) -> str:
-    other, more = keys[1] if keys[0] == key else keys[0], len(keys) - 2
-    return f"the same file as {other}" + (f" and {more} more" if more else "")
+def _same_captions(records: Sequence[Record]) -> list[list[str]]:
+    """Groups of keys of captions alone that say the same."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        if not record.media:
+            groups.setdefault((record.caption, *record.more_captions), []).append(record.key)
+    return [keys for keys in groups.values() if len(keys) > 1]
+
+
+def _same_note(row: Row, keys: Sequence[str]) -> str:
+    other, more = keys[1] if keys[0] == row.key else keys[0], len(keys) - 2
+    what = "caption" if row.kind == "caption" else "file"
+    return f"the same {what} as {other}" + (f" and {more} more" if more else "")
 
 
 def _apart(
@@ -220,14 +231,13 @@ def _apart(
     return held_out_keys(keys, options.held_out, seed=seed, same=same)
 
 
-def _warnings(rows: Sequence[Row], rules: Mapping[str, ClipRules], geometry: Geometry) -> Iterator[str]:
+def _warnings(rows: Sequence[Row], rules: Mapping[str, ClipRules], geometry: Geometry, *, show: str) -> Iterator[str]:
     """What is odd about the whole dataset, for this model."""
     used = [row for row in rows if row.status != "left out"]
-    videos = [row for row in used if row.kind == "video"]
-    if geometry.frames > 1 and used and all(row.kind == "image" for row in used):
-        yield "only pictures: the model will not learn motion"
-    elif geometry.frames > 1 and used and all(bucket.startswith("1x") for row in used for bucket in row.buckets):
-        yield "only clips of one frame: the model will not learn motion"
+    videos = [row for row in used if row.kind == "video" and show == "clips"]
+    if geometry.frames > 1 and used and all(bucket.startswith("1x") for row in used for bucket in row.buckets):
+        what = "pictures" if all(row.kind == "image" for row in used) else "clips of one frame"
+        yield f"only {what}: the model will not learn motion"
     short = [row for row in videos if any(note.startswith(TOO_SHORT) for note in row.notes)]
     if short:
         lengths = sorted({int(row.bucket.partition("x")[0]) for row in short})
@@ -238,9 +248,11 @@ def _warnings(rows: Sequence[Row], rules: Mapping[str, ClipRules], geometry: Geo
     if seen < _LITTLE_SEEN * reach:
         told = f"data.clip = 'chunks' would show up to {reach / total:.0%}"
         yield f"an epoch shows {seen / total:.0%} of the videos' frames; {told}"
-    twice = sum(1 for row in used if any(note.startswith("the same file as") for note in row.notes))
-    if twice:
-        yield f"{twice} clips are the same file as another one: each counts for itself"
+    for what in ("file", "caption"):
+        twice = sum(1 for row in used if any(note.startswith(f"the same {what} as") for note in row.notes))
+        if twice:
+            told = "clips are the same file" if what == "file" else "captions say the same"
+            yield f"{twice} {told} as another one: each counts for itself"
 
 
 def _in_chunks(row: Row, rules: ClipRules) -> float:

@@ -98,8 +98,10 @@ def scan_clips(
         by_record.setdefault(slot.record.key, []).append(slot)
 
     def seen(record: Record) -> _Seen:
+        if not record.media:
+            return _Seen(ClipScan(record.key))
         own = by_record.get(record.key, [])
-        look = _look_into(record, max((s.bucket.frames for s in own), default=0), rules[record.source], geometry)
+        look = _look_into(record, max((s.shown.frames for s in own), default=0), rules[record.source], geometry)
         wrong = (
             mask_problems(own, rules[record.source], geometry, seed=seed)
             if record.mask and not look.scan.problems

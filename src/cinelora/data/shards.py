@@ -86,6 +86,9 @@ def check_stream(options: DataOptions, folder: Path, *, epochs: float | None) ->
         what = "ranks that read streams of their own cannot agree on one bucket"
         where = "data.videox.keep_all_node_same_token_length"
         problems.add(what, found="keep_all_node_same_token_length = true", where=where, do="set it to false")
+    if options.show != "clips":
+        what, do = "a stream is read for its clips, and this run is shown none", "name captions or pictures themselves"
+        problems.add(what, found=f"data.show = '{options.show}' and shards", where="data.show", do=do)
     if options.small_buckets == "borrow":
         what, where = "a stream knows no other clips to borrow from", "data.small_buckets"
         problems.add(what, found="small_buckets = 'borrow'", allowed="partial or repeat", where=where)

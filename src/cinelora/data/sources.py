@@ -11,6 +11,7 @@ from pathlib import Path
 from cinelora.base.errors import CineloraError, DataError, Problem
 from cinelora.contracts.flow import LeftOut, Record
 from cinelora.data.options import DataOptions
+from cinelora.data.readers.captions import open_captions
 from cinelora.data.readers.entry import at
 from cinelora.data.readers.registry import open_reader
 from cinelora.data.rules import source_names
@@ -44,7 +45,8 @@ def read_records(options: DataOptions, folder: Path) -> Listing:
     for name, source in zip(source_names(options), options.source, strict=True):
         path = folder / Path(source.path).expanduser()
         try:
-            entries += open_reader(path, name, source, base=folder).read()
+            reads = open_captions if options.show == "captions" else open_reader
+            entries += reads(path, name, source, base=folder).read()
         except CineloraError as error:
             problems += [p if p.where else at(p, f"data.source '{name}'") for p in error.problems]
     listing = Listing(tuple(entries))

@@ -16,7 +16,7 @@ from cinelora.data.plan import Plan
 from cinelora.data.scan import ClipScan
 
 _DUPLICATE = "keep one of the two, so that neither counts twice"
-_SAME = "the same file as"
+_SAME, _SAID_TWICE = "the same file as", "the same caption as"
 _NOTES = (
     ("enlarged", "use a larger source, or a smaller data.size, or set data.upscale = false"),
     ("things move", "set data.fps = 'family', or name the rate that suits the source"),
@@ -26,6 +26,7 @@ _NOTES = (
     ("variable frame rate", "nothing, if the clip looks right: frames are taken by their timestamps"),
     ("the table is wrong", "correct the table"),
     (_SAME, _DUPLICATE),
+    (_SAID_TWICE, "keep one of the two, or leave both where it shall count twice"),
     (TOO_SHORT, "list a smaller number in data.frames, or use a longer clip"),
 )
 """How notes of the plan begin, and what can be done."""
@@ -97,7 +98,8 @@ def _of_row(row: Row, told: Mapping[str, Sequence[Problem]]) -> list[Task]:
             kind: Kind = "warning" if what == TOO_SHORT else "error"
             tasks.append(Task(row.key, row.where, kind, what, found, _what_to_do(what)))
     for note in row.notes:
-        what, found = (_SAME, note[len(_SAME) :]) if note.startswith(_SAME) else note.partition(": ")[::2]
+        same = next((words for words in (_SAME, _SAID_TWICE) if note.startswith(words)), "")
+        what, found = (same, note[len(same) :]) if same else note.partition(": ")[::2]
         tasks.append(Task(row.key, row.where, "warning", what, found.strip(), _what_to_do(note)))
     return tasks
 

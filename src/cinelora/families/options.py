@@ -1,5 +1,7 @@
 """Owns section [model]: which family, variant and base checkpoint a run stands on."""
 
+from typing import Literal
+
 from cinelora.base.dtypes import DtypeName
 from cinelora.contracts.options import Options, option
 
@@ -14,6 +16,16 @@ class ModelOptions(Options):
         "the base checkpoint: a folder in the diffusers layout, a folder or file in the original layout, or a Hub id "
         "(OWNER/NAME@REVISION); '#fp16' behind it takes the files of that kind; empty means the variant's own; "
         "'random' draws weights, to try a recipe out",
+    )
+    experts: list[str] = option(
+        help='which experts of a variant that has several learn in this run, such as ["high", "low"] of Wan 2.2\'s '
+        "A14B; each gets an adapter and a file of its own; empty = all",
+        default_factory=list,
+    )
+    experts_in_memory: Literal["all", "one"] = option(
+        "all",
+        "`one` keeps on the GPU only the expert that is asked, the others in main memory; moving them takes time, see "
+        "method.expert_stretch",
     )
     dtype: DtypeName = option(
         "bf16",

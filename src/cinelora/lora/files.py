@@ -25,7 +25,9 @@ HEADER_KEY = "lora_adapter_metadata"
 """Where diffusers (`loaders/lora_base.py`) looks for the peft configuration of each part."""
 FOLDED_KEY = "strength"
 """Set in files whose strength is folded in, so that reading them back raises no question."""
-DOWN, UP, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+KOHYA_KEY = "ss_network_alpha"
+"""Where musubi-tuner and kohya's scripts note the alpha of the whole adapter, beside that of each module."""
+DOWN, UP, MAGNITUDE, ALPHA = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", ".alpha"
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,22 @@ class AdapterFile:
     """An adapter outside a denoiser.
 
     `tensors` by native name ("transformer.blocks.0.attn1.to_q.lora_A.weight": rank x in; lora_B: out x rank),
-    `alphas` by module ("transformer.blocks.0.attn1.to_q"), `metadata` any strings.
+    `alphas` by module ("transformer.blocks.0.attn1.to_q"), `metadata` any strings, `spelt` what the file that it was
+    read from calls a module.
     """
 
     tensors: Mapping[str, Tensor]
     alphas: Mapping[str, float]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    spelt: Mapping[str, str] = field(default_factory=dict)
 
     def modules(self) -> list[str]:
         """Names of the adapted modules, in the file's order."""
         return [key.removesuffix(DOWN) for key in self.tensors if key.endswith(DOWN)]
+
+    def spelling(self, module: str) -> str:
+        """The module as its file calls it."""
+        return self.spelt.get(module, module)
 
     def rank(self, module: str) -> int:
         """Rows of lora_A."""
@@ -55,6 +63,16 @@ class AdapterFile:
     def sizes(self, module: str) -> tuple[int, int]:
         """Inputs and outputs of the module."""
         return self.tensors[module + DOWN].shape[1], self.tensors[module + UP].shape[0]
+
+    def of_part(self, part: str, name: str) -> "AdapterFile":
+        """The modules of one part alone, which is then called `name`; the metadata stays."""
+
+        def renamed(key: str) -> str:
+            return name + key.removeprefix(part)
+
+        own = [module for module in self.modules() if module.startswith(f"{part}.")]
+        tensors = {renamed(k): v for k, v in self.tensors.items() if k.startswith(f"{part}.")}
+        return AdapterFile(tensors, {renamed(module): self.alphas[module] for module in own}, self.metadata)
 
     @property
     def dora(self) -> bool:
@@ -107,29 +125,68 @@ def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float |
     tensors, header = _load(path)
     layout = next((layout for layout in layouts if layout.reads(list(tensors))), None)
     if layout is None:
-        raise WeightsError(
-            Problem(
-                "the keys are of no adapter layout that this family reads",
-                found=", ".join(list(tensors)[:3]) or "no tensors",
-                allowed=", ".join(layout.name for layout in layouts),
-                where=str(path),
-                do="name an adapter of this family, or the family that it is for",
-            )
-        )
+        raise _unknown(list(tensors), layouts, path)
     native = layout.to_native(tensors)
-    stated = {key.removesuffix(".alpha"): float(native.pop(key)) for key in list(native) if key.endswith(".alpha")}
-    _check_whole(native, path)
-    modules = [key.removesuffix(DOWN) for key in native if key.endswith(DOWN)]
-    ranks = {module: len(native[module + DOWN]) for module in modules}
-    if HEADER_KEY in header:
-        stated = _alphas_of_header(json.loads(header[HEADER_KEY]), ranks) | stated
-    silent = [module for module in modules if module not in stated]
-    if FOLDED_KEY in header:
-        stated |= {module: float(ranks[module]) for module in silent}
+    spelt = _spelt(native, tensors)
+    _check_whole(native, spelt, path)
+    stated = {key.removesuffix(ALPHA): float(native.pop(key)) for key in list(native) if key.endswith(ALPHA)}
+    ranks = {key.removesuffix(DOWN): len(native[key]) for key in native if key.endswith(DOWN)}
+    stated = _stated(header, ranks) | stated
+    silent = [module for module in ranks if module not in stated]
+    if alpha is not None and len(silent) < len(ranks):
+        logger.warning("%s states its own strength for %d modules: alpha = %g is not taken for them", path,
+                       len(ranks) - len(silent), alpha)  # fmt: skip
     elif silent and alpha is None and layout.strength != "header":
-        logger.warning("%s does not say its strength for %d modules: taken as alpha = rank", path, len(silent))
-    alphas = {module: stated.get(module, float(alpha or ranks[module])) for module in modules}
-    return AdapterFile(native, alphas, header)
+        logger.warning(_SILENT, path, len(silent), layout.name)
+    alphas = {module: stated.get(module, float(alpha or rank)) for module, rank in ranks.items()}
+    return AdapterFile(native, alphas, header, spelt)
+
+
+_SILENT = (
+    "%s does not say its strength for %d modules: taken as alpha = rank, a strength of 1. Files of the layout %s leave "
+    "alpha out; VideoX-Fun's example trains with alpha 32 at rank 64, a strength of 0.5, and its files would be twice "
+    "too strong like this. Say the alpha of the training (cinelora sample: --alpha)"
+)
+
+
+def _unknown(keys: list[str], layouts: Sequence[AdapterLayout], path: Path) -> WeightsError:
+    """The error for keys that no layout reads; where only some of them are strange, it names those."""
+    closest = max(layouts, key=lambda layout: sum(layout.reads([key]) for key in keys))
+    strange = [key for key in keys if not closest.reads([key])]
+    some = 0 < len(strange) < len(keys)
+    what = "the keys are of no adapter layout that this family reads"
+    return WeightsError(
+        Problem(
+            f"{len(strange)} of {len(keys)} keys have no place in the layout {closest.name}" if some else what,
+            found=", ".join(strange[:4]) + (" ..." if len(strange) > 4 else "") or "no tensors",
+            allowed="adapters of the denoiser's linear modules" if some else ", ".join(one.name for one in layouts),
+            where=str(path),
+            do="name an adapter of this family, or the family that it is for",
+        )
+    )
+
+
+def _spelt(native: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the file calls each module: layouts pass tensors through, so each is found by being the same one."""
+    names = {id(tensor): key for key, tensor in tensors.items()}
+    found: dict[str, str] = {}
+    for key, tensor in native.items():
+        module = re.sub(r"\.(lora_[AB]\.weight|alpha|lora_magnitude_vector)$", "", key)
+        if id(tensor) in names:
+            found.setdefault(module, re.sub(r"\.(lora_\w+(\.\w+)*|alpha)$", "", names[id(tensor)]))
+    return found
+
+
+def _stated(header: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, float]:
+    """What a file's header says of the strength: diffusers' table, our note that it is folded in, or kohya's alpha."""
+    if HEADER_KEY in header:
+        return _alphas_of_header(json.loads(header[HEADER_KEY]), ranks)
+    if FOLDED_KEY in header:
+        return {module: float(rank) for module, rank in ranks.items()}
+    try:
+        return dict.fromkeys(ranks, float(header[KOHYA_KEY]))
+    except (KeyError, ValueError):
+        return {}
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -148,25 +205,27 @@ def _load(path: Path, *, only_header: bool = False) -> tuple[dict[str, Tensor], 
         ) from error
 
 
-def _check_whole(native: Mapping[str, Tensor], path: Path) -> None:
+def _check_whole(native: Mapping[str, Tensor], spelt: Mapping[str, str], path: Path) -> None:
     """Every module has A and B of one rank, and nothing else is in the file."""
-    problems = Problems(WeightsError)
-    strange = [key for key in native if not key.endswith((DOWN, UP, MAGNITUDE))]
+    problems, do = Problems(WeightsError), "the file is not whole, or no LoRA: write or fetch it anew"
+    endings = (DOWN, UP, MAGNITUDE, ALPHA)
+    strange = [key for key in native if not key.endswith(endings)]
     if strange:
-        problems.add(
-            f"{len(strange)} tensors are neither lora_A, lora_B, alpha nor a magnitude vector",
-            found=", ".join(strange[:4]),
-            where=str(path),
-        )
-    endings = (DOWN, UP, MAGNITUDE)
+        what = f"{len(strange)} tensors are neither lora_A, lora_B, alpha nor a magnitude vector"
+        problems.add(what, found=", ".join(strange[:4]), where=str(path), do=do)
+    torn: dict[str, list[str]] = {"lora_A": [], "lora_B": []}
     for module in dict.fromkeys(k.removesuffix(e) for e in endings for k in native if k.endswith(e)):
-        pair = native.get(module + DOWN), native.get(module + UP)
-        if pair[0] is None or pair[1] is None:
-            missing = "lora_A" if pair[0] is None else "lora_B"
-            problems.add(f"{module} has no {missing}", where=str(path))
-        elif pair[0].ndim != 2 or pair[1].ndim != 2 or len(pair[0]) != pair[1].shape[1]:
-            shapes = " and ".join(str(tuple(matrix.shape)) for matrix in pair if matrix is not None)
-            problems.add(f"lora_A and lora_B of {module} do not fit each other", found=shapes, where=str(path))
+        a, b = native.get(module + DOWN), native.get(module + UP)
+        if a is None or b is None:
+            torn["lora_A" if a is None else "lora_B"].append(spelt.get(module, module))
+        elif a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
+            what = f"lora_A and lora_B of {spelt.get(module, module)} do not fit each other"
+            problems.add(what, found=f"{tuple(a.shape)} and {tuple(b.shape)}", where=str(path), do=do)
+    for matrix, modules in torn.items():
+        if modules:
+            more = f" and {len(modules) - 4} more" if len(modules) > 4 else ""
+            what = f"{', '.join(modules[:4])}{more} {'has' if len(modules) == 1 else 'have'} no {matrix}"
+            problems.add(what, where=str(path), do=do)
     problems.raise_if_any()
 
 

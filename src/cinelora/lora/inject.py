@@ -13,12 +13,13 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError, nearest
+from cinelora.base.errors import Problem, Problems, RecipeError, nearest
 from cinelora.base.seeds import seed_of
 from cinelora.lora.adapters import Adapted, Adapters
 from cinelora.lora.files import AdapterFile
+from cinelora.lora.fit import plan_of
 from cinelora.lora.options import LoraOptions
-from cinelora.lora.targets import Size, linears, near, sizes
+from cinelora.lora.targets import Size, sizes
 
 FROM_BASE = ("pissa", "pissa_niter_4", "olora")
 """Starts that are made from the base's weight; see `_start_from_base`."""
@@ -59,7 +60,7 @@ def attach(parts: Mapping[str, nn.Module], file: AdapterFile, *, adapter_name: s
 
     Raises WeightsError for modules of the file that the base does not have, or has in other sizes.
     """
-    plan = _plan_of(parts, file)
+    plan = plan_of(parts, file)
     for module in parts.values():
         module.requires_grad_(False)
     for part, chosen in plan.items():
@@ -146,40 +147,3 @@ def _start_from_base(layer: Any, adapter_name: str, init: str) -> None:
 
 def _layers(parts: Mapping[str, nn.Module], plan: Mapping[str, Mapping[str, Size]]) -> list[Adapted]:
     return [Adapted(part, name, parts[part].get_submodule(name)) for part, chosen in plan.items() for name in chosen]
-
-
-def _plan_of(parts: Mapping[str, nn.Module], file: AdapterFile) -> dict[str, dict[str, Size]]:
-    known = {part: linears(module) for part, module in parts.items()}
-    lost, other, plan = list[str](), list[str](), dict[str, dict[str, Size]]()
-    for module in file.modules():
-        part, _, name = module.partition(".")
-        linear = known.get(part, {}).get(name)
-        if linear is None:
-            lost.append(module)
-            continue
-        found, wanted = file.sizes(module), (linear.in_features, linear.out_features)
-        if found != wanted:
-            other.append(f"{module} {found[0]} in, {found[1]} out; the base has {wanted[0]} in, {wanted[1]} out")
-        plan.setdefault(part, {})[name] = Size(file.rank(module), file.alphas[module])
-    _refuse_misfits(lost, other, known, of=len(file.modules()))
-    return plan
-
-
-def _refuse_misfits(
-    lost: list[str], other: list[str], known: Mapping[str, Mapping[str, nn.Linear]], *, of: int
-) -> None:
-    """Raise WeightsError where modules of an adapter have no place in the base, or another size there."""
-    problems, do = Problems(WeightsError), "use the family, variant and base that the adapter was trained on"
-    if lost:
-        part, _, name = lost[0].partition(".")
-        near_by = near(name, known[part]) if part in known else nearest(part, known)
-        what = f"the base has no place for {len(lost)} of the adapter's {of} modules"
-        problems.add(what, found=_some(lost, ", "), nearest=near_by, do=do)
-    if other:
-        what = f"{len(other)} of the adapter's {of} modules have another size than in the base"
-        problems.add(what, found=_some(other, " | "), do=do)
-    problems.raise_if_any()
-
-
-def _some(words: list[str], between: str) -> str:
-    return between.join(words[:4]) + (f" and {len(words) - 4} more" if len(words) > 4 else "")

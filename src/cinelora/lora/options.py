@@ -7,6 +7,8 @@ from pydantic import model_validator
 from cinelora.contracts.options import Options, option
 
 PartMode = Literal["lora", "full", "frozen"]
+DORA_FILES = ("diffusers",)
+"""Layouts whose readers apply DoRA's lengths as training did."""
 
 
 class LoraOptions(Options):
@@ -43,6 +45,11 @@ class LoraOptions(Options):
         help="what happens to each part of the denoiser: lora, full (all its weights learn) or frozen; lora if unnamed",
         default_factory=dict,
     )
+    files: tuple[str, ...] = option(
+        (),
+        "layouts in which a run writes its adapter, each a file that is read back and compared; `cinelora families` "
+        "lists those of each family; empty = diffusers and comfyui (DoRA goes into diffusers' alone)",
+    )
 
     @model_validator(mode="after")
     def _choices_fit(self) -> "LoraOptions":
@@ -52,4 +59,12 @@ class LoraOptions(Options):
         low += [f"{name} = {value}" for name, value in self.alpha_pattern.items() if value <= 0]
         if low:
             raise ValueError(f"ranks must be at least 1 and alphas above 0, found {', '.join(low)}")
+        if len(set(self.files)) < len(self.files):
+            raise ValueError(f"files names a layout twice, found {', '.join(self.files)}")
+        unfit = [name for name in self.files if self.dora and name not in DORA_FILES]
+        if unfit:
+            raise ValueError(
+                f"files of the layout {' and '.join(unfit)} cannot hold dora's lengths: set files = "
+                f"{list(DORA_FILES)}, or leave dora out"
+            )
         return self

@@ -70,12 +70,18 @@ class Matcher:
             return []
         names = [name for name in self.modules if compiled.fullmatch(name)]
         if not names:
+            words = [word.strip() for word in pattern.split(",")]
+            is_list = len(words) > 1 and all(re.fullmatch(r"[\w.]+", word) for word in words)
+            list_do = r"this is one regular expression, not a list: write .*\.(one|other), or name a preset"
             self.problems.add(
                 f"lora.{option} matches no linear module of part {self.part!r}",
                 found=pattern,
-                nearest=near(pattern, self.modules),
+                allowed=f"modules are {', '.join(kinds(self.modules))}" if is_list else "",
+                nearest="" if is_list else near(pattern, self.modules),
                 where=f"lora.{option}",
-                do="the pattern must match a whole name (put .* before an ending), or name a preset",
+                do=list_do
+                if is_list
+                else "the pattern must match a whole name (put .* before an ending), or name a preset",
             )
         return names
 

@@ -4,7 +4,8 @@ In: a Denoiser with two adapters in it, a Flow. Out: Loss of a Batch for either.
 generator's adapter, with the critic's ("fake" score), and with none (the "real" score, guided). After Yin et al. 2024
 ("One-step Diffusion with Distribution Matching Distillation", and its sequel DMD2) with the backward simulation of the
 sequel: the generator learns on what its own earlier steps draw. Of the clips only size and conditions count, and their
-latents where the first level is not noise alone (an expert for little noise).
+latents where the first level is not noise alone (an expert for little noise), or where the generator is to learn from
+noised clips (method.start = "clips").
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,11 @@ def levels_of(options: MethodOptions, process: Flow) -> tuple[Level, ...]:
     compat "videox": places of the whole range; t is cut to a whole number, and the clean clip is taken with the level
     of the table of training that is nearest to it.
     """
-    places = torch.tensor(options.denoising_steps, dtype=torch.float64) / 1000
     if options.compat == "none":
-        sigmas = process.timesteps.at(places).tolist()
+        sigmas = process.timesteps.levels(options.denoising_steps).tolist()
         return tuple(Level(sigma, sigma * NUM_TRAIN_TIMESTEPS, sigma) for sigma in sigmas)
     shift = process.options.shift
+    places = torch.tensor(options.denoising_steps, dtype=torch.float64) / 1000
     table = shifted(torch.arange(1, NUM_TRAIN_TIMESTEPS + 1, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS, shift)
     found = []
     for sigma in shifted(places, shift):
@@ -58,6 +59,23 @@ def levels_of(options: MethodOptions, process: Flow) -> tuple[Level, ...]:
         nearest = table[(table * NUM_TRAIN_TIMESTEPS - told).abs().argmin()]
         found.append(Level(float(sigma), float(told), float(nearest)))
     return tuple(found)
+
+
+THIRDS = ("low", "middle", "high")
+
+
+def by_level(each: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Errors of clips B by the third of noise levels that their sigma B is in, as terms of a loss; empty ones left out.
+
+    With `sigma` on the CPU the device is not waited for.
+    """
+    found = {}
+    thirds = (sigma * len(THIRDS)).long().clamp(max=len(THIRDS) - 1)
+    for number, name in enumerate(THIRDS):
+        rows = (thirds == number).nonzero()[:, 0]
+        if len(rows):
+            found[f"mse_{name}_noise"] = each.detach()[rows.to(each.device)].mean()
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,33 +105,46 @@ class Distill:
         self.levels = levels_of(options, process)
 
     def players(self) -> tuple[Player, ...]:
-        """Generator and critic, each with its own rate."""
+        """Generator and critic, each with rates of its own; nothing is drawn with the critic, so it is not averaged."""
         generator, critic = adapters_of(self.options)
-        return (
-            Player(generator, self.generator.parameters()),
-            Player(critic, self.critic.parameters(), lr=self.options.critic_lr),
+        options = self.options
+        own = Player(
+            critic,
+            self.critic.parameters(),
+            lr=options.critic_lr,
+            schedule=options.critic_schedule,
+            warmup_steps=options.critic_warmup_steps,
+            averaged=False,
         )
+        return Player(generator, self.generator.parameters()), own
 
     def turns(self, step: int) -> tuple[str, ...]:
         """The critic learns in every optimizer step, the generator in steps 1, 1 + n, 1 + 2n ..."""
         generator, critic = adapters_of(self.options)
         return (generator, critic) if (step - 1) % self.options.generator_every == 0 else (critic,)
 
-    def loss(self, player: str, batch: Batch, rng: Generator) -> Loss:
+    def loss(self, player: str, batch: Batch, rng: Generator, shared: Generator) -> Loss:
         """The loss of one player on clips that the generator draws now.
 
-        Drawn from `rng` in this order: conditions, number of steps, their noises, score times, score noise.
+        The step that is learned is drawn from `shared`, since it decides how often the denoiser is asked. Drawn from
+        `rng` in this order: conditions, noises of the steps, score times, score noise.
         """
         learning = player == adapters_of(self.options)[0]
         given = self.denoiser.condition(batch, rng)
         batch = learned(arranged(batch, self.denoiser), given)
-        num_steps = int(torch.randint(len(self.levels), (1,), generator=rng)) + 1
-        noises = [self._like(batch.latents, rng) for _ in range(num_steps)]
+        last = int(torch.randint(len(self.levels), (1,), generator=shared))
+        noises = [self._like(batch.latents, rng) for _ in range(last + 1 if self.options.start == "noise" else 1)]
         sigma = self._score_sigma(self.process.timesteps.draw(len(batch.names), rng))
         noise = self._like(batch.latents, rng)
-        clean = self.simulate(batch.latents, noises, given, learning=learning)
-        judge = self.generator_loss if learning else self.critic_loss
-        return judge(clean, self.process.mix(clean.detach(), noise, sigma.to(clean.device)), given, batch)
+        if self.options.start == "noise":
+            clean = self.simulate(batch.latents, noises, given, learning=learning)
+        else:
+            clean = self.from_clips(batch.latents, noises[0], given, level=self.levels[last], learning=learning)
+        noised = self.process.mix(clean.detach(), noise, sigma.to(clean.device))
+        if learning:
+            return self.generator_loss(clean, noised, given, batch)
+        loss = self.critic_loss(clean, noised, given, batch)
+        return replace(loss, terms={**loss.terms, **by_level(loss.each, sigma)})
 
     def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
         """The generator's loss on clips of all its steps, at given quantiles B of the score times; no gradient.
@@ -140,20 +171,26 @@ class Distill:
         x_0 = noise (or the clip at the first level), clean_k = x_k - sigma_k v(x_k, t_k), x_k+1 = (1 - sigma_k+1)
         clean_k + sigma_k+1 noise_k+1. Only the last step has a gradient, and that only with `learning`.
         """
-        levels = self.levels[: len(noises)]
+        *before, last = self.levels[: len(noises)]
         alone = self.options.compat == "videox"
-        x = noises[0].float() if alone else self._mix(latents, noises[0], levels[0].sigma)
-        self._plays(self.generator, learning=False)
-        for k, level in enumerate(levels):
-            last = k == len(levels) - 1
-            if last and learning:
-                self._plays(self.generator, learning=True)
-            with torch.set_grad_enabled(last and learning):
-                t = torch.full((len(x),), level.t, device=x.device)
-                clean = x - level.taken * self.denoiser.predict(x, t, given).float()
-            if not last:
-                x = self._mix(clean, noises[k + 1], levels[k + 1].sigma)
-        return clean
+        x = noises[0].float() if alone else self._mix(latents, noises[0], self.levels[0].sigma)
+        for k, level in enumerate(before):
+            clean = self._clean(x, level, given, learning=False)
+            x = self._mix(clean, noises[k + 1], self.levels[k + 1].sigma)
+        return self._clean(x, last, given, learning=learning)
+
+    def from_clips(self, latents: Tensor, noise: Tensor, given: Conditions, *, level: Level, learning: bool) -> Tensor:
+        """What the generator takes for clean of clips that are noised to one level: clean = x - sigma v(x, t); fp32.
+
+        x = (1 - sigma) latents + sigma noise. So FastVideo does where it does not simulate.
+        """
+        return self._clean(self._mix(latents, noise, level.sigma), level, given, learning=learning)
+
+    def _clean(self, x: Tensor, level: Level, given: Conditions, *, learning: bool) -> Tensor:
+        self._plays(self.generator, learning=learning)
+        with torch.set_grad_enabled(learning):
+            t = torch.full((len(x),), level.t, device=x.device)
+            return x - level.taken * self.denoiser.predict(x, t, given).float()
 
     def generator_loss(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Loss:
         """|g|^2 / 2, with g / (number of elements) for its gradient in `clean`; `noised` is `clean` noised."""

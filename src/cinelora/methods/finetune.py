@@ -32,7 +32,7 @@ class Finetune:
         """The adapter learns in every step."""
         return (PLAYER,)
 
-    def loss(self, player: str, batch: Batch, rng: Generator) -> Loss:
+    def loss(self, player: str, batch: Batch, rng: Generator, shared: Generator) -> Loss:
         """w(t) |predict(x_t, t, c) - target|^2, averaged; c, then t and noise, are drawn from `rng`.
 
         With a share r of motion: (1 - r) of it, and r of `motion_error`.

@@ -1,12 +1,13 @@
 """Owns section [method]: which losses a run takes. Imports no torch."""
 
-from collections.abc import Mapping
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.options import Options, option
+from cinelora.noise.options import check_places
 
 _DISTILL = ("name", ("distill",))
 
@@ -17,8 +18,8 @@ class MethodOptions(Options):
     name: Literal["finetune", "distill"] = option(
         "finetune",
         "what is learned: finetune = draw clips like those of the data; distill = draw in a few steps, without "
-        "guidance, what the base draws in many (distribution matching, Yin et al. 2024; clips give sizes, captions "
-        "and pictures to start from)",
+        "guidance, what the base draws in many (distribution matching, Yin et al. 2024; of the data it needs captions "
+        "alone, or pictures to start from: see data.show)",
     )
     motion_loss: float = option(
         0.0,
@@ -28,10 +29,17 @@ class MethodOptions(Options):
         ge=0,
         lt=1,
     )
+    expert_stretch: int = option(
+        1,
+        "where two experts learn: optimizer steps of one before it is the other's turn; train.steps counts both. Long "
+        "stretches move weights less often with model.experts_in_memory = 'one'",
+        only_if=("name", ("finetune",)),
+        ge=1,
+    )
     denoising_steps: tuple[int, ...] = option(
         (1000, 750, 500, 250),
         "the few steps of a distilled clip, in thousandths of the trained range of times before the shift, falling; "
-        "evenly spread ones are those of preview.sampler = 'renoise' with as many steps",
+        "previews and `cinelora sample` walk on the same ones",
         only_if=_DISTILL,
         min_length=1,
     )
@@ -43,6 +51,18 @@ class MethodOptions(Options):
     )
     critic_lr: float | None = option(
         None, "largest learning rate of the critic; left out, train.lr", only_if=_DISTILL, gt=0
+    )
+    critic_schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"] | None = option(
+        None, "how the critic's rate goes on after its warm-up; left out, train.schedule", only_if=_DISTILL
+    )
+    critic_warmup_steps: int | None = option(
+        None, "optimizer steps over which the critic's rate rises; left out, train.warmup_steps", only_if=_DISTILL, ge=0
+    )
+    start: Literal["noise", "clips"] = option(
+        "noise",
+        "what the generator learns from: noise = all its steps before the one that learns are drawn, from noise on; "
+        "clips = one step from a clip of the data, noised to one of the levels: less work, and clips are needed",
+        only_if=_DISTILL,
     )
     real_guidance: float = option(
         6.0, "guidance of the base that the generator is to match; 1 = none, and a pass less", only_if=_DISTILL, ge=1
@@ -64,24 +84,70 @@ class MethodOptions(Options):
 
     @model_validator(mode="after")
     def _steps_fall(self) -> Self:
-        steps = self.denoising_steps
-        if any(not 1 <= step <= 1000 for step in steps) or list(steps) != sorted(set(steps), reverse=True):
-            raise ValueError(f"denoising_steps must fall and lie between 1 and 1000, found {list(steps)}")
+        check_places("denoising_steps", self.denoising_steps)
         if self.score_t_min >= self.score_t_max:
             raise ValueError(
                 f"score_t_min must be below score_t_max, found {self.score_t_min:g} and {self.score_t_max:g}"
             )
         if self.negative_prompt and self.real_guidance == self.fake_guidance == 1:
             raise ValueError("negative_prompt has no effect where both guidances are 1")
+        if self.start == "clips" and self.compat == "videox":
+            raise ValueError("start = 'clips' is not what VideoX-Fun does; set compat = 'none', or start = 'noise'")
         return self
 
 
 ADAPTERS = {"finetune": ("adapter",), "distill": ("generator", "critic")}
 
 
-def adapters_of(options: MethodOptions) -> tuple[str, ...]:
-    """Names of the adapters that the method trains on one base, which are its players'; the first is what is saved."""
-    return ADAPTERS[options.name]
+PER_EXPERT = ("finetune",)
+"""Methods that give each expert an adapter and turns of its own; others have all experts in each of their adapters."""
+
+
+def adapters_of(options: MethodOptions, experts: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the adapters that the method trains, which are its players'.
+
+    They are those of the `experts` that learn (`PER_EXPERT`), or the method's own.
+    """
+    return tuple(experts) if experts and options.name in PER_EXPERT else ADAPTERS[options.name]
+
+
+def drawn_of(options: MethodOptions, experts: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the adapters that previews are drawn with and that are saved: every expert's, or the method's first."""
+    names = adapters_of(options, experts)
+    return names if options.name in PER_EXPERT else names[:1]
+
+
+def learns_from_clips(options: MethodOptions, *, t_max: float = 1.0) -> str:
+    """What makes the method learn from the latents of clips; empty where captions, sizes and pictures are all it takes.
+
+    `t_max` is the highest noise level that is trained: below 1 the first step starts from a noised clip.
+    """
+    if options.name != "distill":
+        return f"method.name = '{options.name}'"
+    if options.start == "clips":
+        return "method.start = 'clips'"
+    if options.compat == "videox":  # which starts from noise alone in any case
+        return ""
+    if t_max < 1:
+        return f"noise.t_max = {t_max:g} (the first step starts from a noised clip)"
+    first = options.denoising_steps[0]
+    return f"method.denoising_steps starts at {first}, so from a noised clip" if first < 1000 else ""
+
+
+def sampling_of(options: MethodOptions) -> dict[str, Any]:
+    """Defaults of [preview] that follow from the method: a distilled generator draws on its own few steps."""
+    if options.name != "distill":
+        return {}
+    steps = list(options.denoising_steps)
+    walk = {"sampler": "renoise", "denoising_steps": steps, "num_steps": len(steps)}
+    return {**walk, "guidance": 1.0, "low_noise_guidance": None}
+
+
+def sampling_notes(options: MethodOptions, *, guidance: float) -> list[str]:
+    """What is worth saying of previews that are drawn otherwise than the method learns."""
+    if options.name == "distill" and guidance > 1:
+        return [f"preview.guidance = {guidance:g}: a distilled generator has learned guidance already, 1 is usual"]
+    return []
 
 
 def check_method(options: MethodOptions, *, process: str, parts: Mapping[str, str]) -> None:

@@ -14,6 +14,8 @@ from cinelora.base.errors import Problem, WeightsError
 
 Row = tuple[str, str]
 _PEFT_TO_KOHYA = {".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight", ".alpha": ".alpha"}
+_NAMED = re.compile(r"(\.lora_[AB])\.\w+\.weight$")
+"""peft's spelling while an adapter still has its name: `.lora_A.default.weight`."""
 
 
 class Names:
@@ -182,6 +184,7 @@ class OriginalLora:
 
 
 def _modern(key: str) -> str:
+    key = _NAMED.sub(r"\1.weight", key)
     for new, old in _PEFT_TO_KOHYA.items():
         key = key.removesuffix(old) + new if key.endswith(old) else key
     return key

@@ -17,7 +17,7 @@ from cinelora.base.errors import Problem, WeightsError
 from cinelora.base.files import sha256_text
 from cinelora.contracts.flow import Clip
 from cinelora.contracts.roles import Layout
-from cinelora.nets.weights import Base, build, open_network
+from cinelora.nets.weights import Base, build, network_of, open_network
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class T5Tower:
 
     name, reads, gives = "text", "caption", ("text",)
 
-    def __init__(self, base: Base, kind: T5Kind, network: Mapping[str, Any], *, length: int, dtype: str):
-        self.base, self.kind, self.network, self.dtype = base, kind, network, dtype
+    def __init__(self, base: Base, kind: T5Kind, network: Mapping[str, Any], *, length: int, dtype: str, title: str):
+        self.base, self.kind, self.network, self.dtype, self.title = base, kind, network, dtype, title
         self.max_tokens = length
         self.net: Any = None
         self._tokenizer: Any = None
@@ -68,7 +68,8 @@ class T5Tower:
         """Read the weights, if they are not in memory. Raises WeightsError."""
         if self.net is None:
             component = self.base.component("text_encoder", self.kind.layouts)
-            config = {"feed_forward_proj": "gated-gelu", **(component.config or {}), **self.network}
+            network = {"feed_forward_proj": "gated-gelu", **self.network}
+            config = network_of(component, self.kind.config, network, title=self.title)
             net: Any = build(lambda: self.kind.model(self.kind.config(**config)))
             open_network(net, component, of="text encoder", dtype_of=self._dtype_of, mend=_tied)
             net.encoder.embed_tokens = net.shared

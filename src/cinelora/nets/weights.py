@@ -300,22 +300,20 @@ def build(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def network_of(
-    component: Component, kind: type[nn.Module], network: Mapping[str, Any], *, title: str
-) -> dict[str, Any]:
-    """The constructor arguments of a variant, and what the config beside the weights adds to them.
+def network_of(component: Component, kind: type, network: Mapping[str, Any], *, title: str) -> dict[str, Any]:
+    """The constructor arguments (of a network or of its configuration), and what the config beside the weights adds.
 
     Raises WeightsError where that config contradicts the variant.
     """
     if component.config is None:
         return dict(network)
-    known = inspect.signature(kind.__init__).parameters
+    known = inspect.signature(kind).parameters
     stated = {key: value for key, value in component.config.items() if key in known}
     wrong = {key: stated[key] for key in network if key in stated and stated[key] != network[key]}
     if wrong:
         raise WeightsError(
             Problem(
-                f"the base is not {title}",
+                f"the base's {component.name} is not that of {title}",
                 found=", ".join(f"{key} {value}" for key, value in wrong.items()),
                 allowed=", ".join(f"{key} {network[key]}" for key in wrong),
                 where=str(component.files[0].parent / "config.json"),

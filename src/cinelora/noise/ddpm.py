@@ -4,9 +4,12 @@ In: clean latents B C T H W. Out: x = sqrt(a_t) clean + sqrt(1 - a_t) noise with
 of the kind that the base predicts (Ho et al. 2020; velocity: Salimans and Ho 2022). Plays `contracts.roles.Process`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
+from cinelora.base.errors import Problem, RecipeError
 from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Sampler
 from cinelora.noise.loss import squared_error
@@ -74,8 +77,12 @@ class Ddpm:
         """
         return squared_error(prediction, noised, batch)
 
-    def sampler(self, num_steps: int, kind: str) -> Sampler:
-        """A walk of `num_steps` over the table of training. Raises RecipeError for an unknown kind."""
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Sampler:
+        """A walk of `num_steps` over the table of training. Raises RecipeError for an unknown kind, or for places."""
+        if places:
+            what, do = "only a flow can be walked at chosen places", "remove it; preview.num_steps are spread evenly"
+            where = "preview.denoising_steps"
+            raise RecipeError(Problem(what, found=f"noise.kind = ddpm, places {list(places)}", where=where, do=do))
         return open_discrete(kind, num_steps, self.options)
 
     def clean_of(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ In: clean latents B C T H W. Out: x = (1 - sigma) clean + sigma noise, t = 1000 
 (Liu et al. 2022; Lipman et al. 2022), and the loss against that target. Plays `contracts.roles.Process`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
@@ -48,9 +50,13 @@ class Flow:
         """The weighted mean squared error of the prediction (`noise.loss`)."""
         return squared_error(prediction, noised, batch)
 
-    def sampler(self, num_steps: int, kind: str) -> Walk:
-        """A walk of `num_steps` with the shift of training. Raises RecipeError for an unknown kind."""
-        return open_sampler(kind, num_steps, self.options.shift)
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Walk:
+        """A walk of `num_steps` with the shift of training, over the whole range of noise.
+
+        With `places`, thousandths of the trained range before the shift, it is on their levels (`Timesteps.levels`).
+        Raises RecipeError for an unknown kind.
+        """
+        return open_sampler(kind, num_steps, self.options.shift, self.timesteps.levels(places).tolist())
 
     def _like(self, clean: Tensor, rng: Generator) -> Tensor:
         return torch.randn(clean.shape, generator=rng, device=rng.device).to(clean.device)

@@ -3,6 +3,7 @@
 A variant's `process` table stands under these values, so that a recipe says only what differs. Imports no torch.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import model_validator
@@ -102,3 +103,20 @@ class NoiseOptions(Options):
                 "set t_min above 0 (0.001 is the lowest point of a table of 1000 times)"
             )
         return self
+
+    @property
+    def u_range(self) -> tuple[float, float]:
+        """t_min and t_max before the shift: u = sigma / (s - (s - 1) sigma)."""
+        low, high = (sigma / (self.shift - (self.shift - 1) * sigma) for sigma in (self.t_min, self.t_max))
+        return low, high
+
+    def u_of(self, places: Sequence[float]) -> list[float]:
+        """Places, in thousandths of the trained range (1000 = its noisiest end), as times before the shift."""
+        low, high = self.u_range
+        return [low + place / 1000 * (high - low) for place in places]
+
+
+def check_places(name: str, places: Sequence[int]) -> None:
+    """Raise ValueError where the places of an option `name` do not fall, or leave [1, 1000]."""
+    if any(not 1 <= place <= 1000 for place in places) or list(places) != sorted(set(places), reverse=True):
+        raise ValueError(f"{name} must fall and lie between 1 and 1000, found {list(places)}")

@@ -1,11 +1,13 @@
 """Owns the walks from noise to latents, with diffusers' solvers behind them.
 
-In: number of steps, shift. Out: the t of each step and the next x. Each applies the shift exactly once.
+In: number of steps and shift, or the very noise levels. Out: the t of each step and the next x. Each applies the shift
+exactly once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     CogVideoXDDIMScheduler,
@@ -23,10 +25,13 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 
 class FlowSampler:
-    """Plays `contracts.roles.Sampler` around a diffusers scheduler whose sigmas are set already."""
+    """Plays `contracts.roles.Sampler` around a diffusers scheduler whose sigmas are set already.
 
-    def __init__(self, scheduler: Any):
-        self.scheduler = scheduler
+    `first` is the level of the first x: what a walk below noise alone has no clip for is left empty.
+    """
+
+    def __init__(self, scheduler: Any, *, first: float = 1.0):
+        self.scheduler, self.first = scheduler, first
         self.scheduler.set_begin_index(0)
 
     @property
@@ -35,8 +40,8 @@ class FlowSampler:
         return self.scheduler.sigmas
 
     def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
-        """Noise, B C T H W, fp32."""
-        return torch.randn(shape, generator=rng, device=rng.device)
+        """Noise at the first level, B C T H W, fp32."""
+        return self.first * torch.randn(shape, generator=rng, device=rng.device)
 
     def times(self) -> Tensor:
         """t = 1000 sigma of each step, not cut to whole numbers: what training feeds for that noise level."""
@@ -47,47 +52,54 @@ class FlowSampler:
         return self.scheduler.step(prediction.float(), t, x.float(), return_dict=False)[0]
 
 
-def euler(num_steps: int, shift: float) -> FlowSampler:
-    """Euler steps over sigma = shift(1 - k / n), k = 0..n-1.
+def euler(num_steps: int, shift: float, levels: Sequence[float] = ()) -> FlowSampler:
+    """Euler steps over sigma = shift(1 - k / n), k = 0..n-1, or over the levels that are given, which are shifted.
 
     The sigmas are handed over: left alone, this scheduler shifts a table that is shifted already, and its last step
     starts from the lowest training time instead of shift(1 / n).
     """
+    shift = 1.0 if levels else shift
     scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
-    scheduler.set_timesteps(sigmas=[1 - k / num_steps for k in range(num_steps)])
-    return FlowSampler(scheduler)
+    scheduler.set_timesteps(sigmas=list(levels) or [1 - k / num_steps for k in range(num_steps)])
+    return FlowSampler(scheduler, first=levels[0] if levels else 1.0)
 
 
-def unipc(num_steps: int, shift: float) -> FlowSampler:
-    """UniPC of order 2 (Zhao et al. 2023) on flow sigmas: the sampler of Wan's own pipelines."""
+def unipc(num_steps: int, shift: float, levels: Sequence[float] = ()) -> FlowSampler:
+    """UniPC of order 2 (Zhao et al. 2023) on flow sigmas: the sampler of Wan's own pipelines.
+
+    Given levels are shifted already; a first one of 1 becomes 1 - 1e-6, as the solver takes the logarithm of 1 - sigma.
+    """
     scheduler: Any = UniPCMultistepScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
-        flow_shift=shift,
+        flow_shift=1.0 if levels else shift,
     )
-    scheduler.set_timesteps(num_steps)
-    return FlowSampler(scheduler)
+    if levels:
+        scheduler.set_timesteps(sigmas=np.array(levels))
+    else:
+        scheduler.set_timesteps(num_steps)
+    return FlowSampler(scheduler, first=levels[0] if levels else 1.0)
 
 
 class RenoiseSampler:
     """Plays `contracts.roles.Sampler` with the steps of a distilled generator.
 
     x' = (1 - sigma') clean + sigma' noise, clean = x - sigma v; each clip's noise comes from the generator of its own
-    `start`. sigma = shift(1 - k / n), the levels on which `methods.distill` lets an even list of n steps learn.
+    `start`. sigma = shift(1 - k / n), or the levels that are given.
     """
 
-    def __init__(self, num_steps: int, shift: float):
-        u = 1 - torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
-        self.sigmas = shifted(u, shift).float()
+    def __init__(self, num_steps: int, shift: float, levels: Sequence[float] = ()):
+        even = shifted(1 - torch.arange(num_steps + 1, dtype=torch.float64) / num_steps, shift).float()
+        self.sigmas = torch.tensor([*levels, 0.0]) if levels else even
         """The noise level of each step and the last one, 0."""
         self._rngs: list[Generator] = []
         self._made = 0
 
     def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
-        """Noise, B C T H W, fp32."""
+        """Noise at the first level, B C T H W, fp32."""
         self._rngs += [rng] * shape[0]
-        return torch.randn(shape, generator=rng, device=rng.device)
+        return self.sigmas[0].item() * torch.randn(shape, generator=rng, device=rng.device)
 
     def times(self) -> Tensor:
         """t = 1000 sigma of each step."""
@@ -105,7 +117,8 @@ class RenoiseSampler:
 
 
 Walk = FlowSampler | RenoiseSampler
-SAMPLERS: dict[str, Callable[[int, float], Walk]] = {"euler": euler, "unipc": unipc, "renoise": RenoiseSampler}
+Opener = Callable[[int, float, Sequence[float]], Walk]
+SAMPLERS: dict[str, Opener] = {"euler": euler, "unipc": unipc, "renoise": RenoiseSampler}
 
 
 class DiscreteSampler:
@@ -171,10 +184,16 @@ def open_discrete(kind: str, num_steps: int, options: NoiseOptions) -> DiscreteS
     return DiscreteSampler(_discrete(scheduler, options, num_steps), stochastic=stochastic)
 
 
-def open_sampler(kind: str, num_steps: int, shift: float) -> Walk:
-    """A fresh walk; a scheduler keeps state, so each video batch needs its own. Raises RecipeError."""
+def open_sampler(kind: str, num_steps: int, shift: float, levels: Sequence[float] = ()) -> Walk:
+    """A fresh walk of `num_steps` even steps, or over noise levels as they are given.
+
+    A scheduler keeps state, so each video batch needs its own. Raises RecipeError.
+    """
     _check(kind, num_steps, SAMPLERS)
-    return SAMPLERS[kind](num_steps, shift)
+    if levels and len(levels) != num_steps:
+        found, where = f"{num_steps} steps, {len(levels)} levels", "preview.num_steps"
+        raise RecipeError(Problem("a walk on given levels has as many steps as levels", found=found, where=where))
+    return SAMPLERS[kind](num_steps, shift, levels)
 
 
 def _check(kind: str, num_steps: int, known: Mapping[str, object]) -> None:

@@ -7,7 +7,7 @@ quantile functions so that an even spread of quantiles stays an even spread unde
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -75,8 +75,7 @@ class Timesteps:
     def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
         self.options, self.rank, self.world = options, rank, world
         self.scheme = scheme(options)
-        bounds = torch.tensor([options.t_min, options.t_max], dtype=torch.float64)
-        self.u_low, self.u_high = (float(u) for u in unshifted(bounds, options.shift))
+        self.u_low, self.u_high = options.u_range
         self.q_low = inverse(self.scheme, self.u_low) if options.t_min > 0 else 0.0
         self.q_high = inverse(self.scheme, self.u_high) if options.t_max < 1 else 1.0
 
@@ -107,6 +106,10 @@ class Timesteps:
         Held-out losses use it, so that runs with different schemes stay comparable.
         """
         return self._sigma(self.u_low + quantiles.double() * (self.u_high - self.u_low))
+
+    def levels(self, places: Sequence[float]) -> Tensor:
+        """Sigmas of few steps at places, in thousandths of the range: those of a distilled generator."""
+        return self._sigma(torch.tensor(self.options.u_of(places), dtype=torch.float64))
 
     def _sigma(self, u: Tensor) -> Tensor:
         sigma = shifted(u, self.options.shift).float()

@@ -1,10 +1,11 @@
 """Owns the section [preview] of a recipe: what is sampled before, during and after training, and how.
 
-In: the recipe's values; `num_steps`, `guidance` and `sampler` of the variant's card stand where a recipe says
-nothing. Out: a checked `PreviewOptions`, and the size of the clips (`preview_bucket`). No torch.
+In: the recipe's values; where a recipe says nothing, `num_steps`, `guidance` and `sampler` of the variant's card, and
+over them those of the method. Out: a checked `PreviewOptions`, and the size of the clips (`preview_bucket`). No torch.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -12,6 +13,7 @@ from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.flow import Bucket
 from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.options import Options, option
+from cinelora.noise.options import check_places
 
 
 class PreviewOptions(Options):
@@ -39,10 +41,21 @@ class PreviewOptions(Options):
     num_steps: int = option(
         30, help="Steps of the walk from noise to a clip; the variant's card has its own default.", ge=1, le=1000
     )
+    denoising_steps: list[int] = option(
+        help="The very steps of the walk, as many as num_steps: thousandths of the trained range of times before the "
+        "shift, falling. Of a flow only. Empty = evenly spread ones; with method = distill, the method's.",
+        default_factory=list,
+    )
     guidance: float = option(
         5.0,
         help="Classifier-free guidance: how far the prediction is pushed from the negative prompt to the prompt; "
         "1 = not at all, and half the work. The variant's card has its own default.",
+        ge=0.0,
+    )
+    low_noise_guidance: float | None = option(
+        None,
+        help="Guidance of the expert for little noise, where a variant has two; left out, the variant's own, or "
+        "guidance where that is set.",
         ge=0.0,
     )
     guidance_schedule: Literal["constant", "cosine"] = option(
@@ -53,7 +66,7 @@ class PreviewOptions(Options):
     sampler: Literal["euler", "unipc", "renoise", "ddim", "dpm-sde"] = option(
         "unipc",
         help="Solver of the walk. Of a flow: euler (first order), unipc (multistep, better with few steps), or renoise "
-        "(noise anew after each clean estimate: for what method = distill made, with as many steps and guidance 1); of "
+        "(noise anew after each clean estimate: what method = distill learns, and has for its default); of "
         "ddpm: ddim, or dpm-sde (second order, draws noise in every step).",
     )
     frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)
@@ -71,7 +84,7 @@ class PreviewOptions(Options):
     @model_validator(mode="after")
     def _nothing_dead(self) -> "PreviewOptions":
         """Refuse settings that would have no effect."""
-        if self.negative_prompt and self.guidance == 1:
+        if self.negative_prompt and self.guidance == 1 and self.low_noise_guidance in (None, 1):
             raise ValueError("negative_prompt has no effect with guidance = 1; leave it out or raise guidance")
         if (self.every_steps or self.every_epochs) and not self.prompts:
             raise ValueError("every_steps and every_epochs have no effect without prompts; name some or leave them out")
@@ -79,9 +92,33 @@ class PreviewOptions(Options):
             raise ValueError(
                 f"images names {len(self.images)} pictures for {len(self.prompts)} prompts; name one, or one for each"
             )
+        check_places("denoising_steps", self.denoising_steps)
+        if self.denoising_steps and len(self.denoising_steps) != self.num_steps:
+            raise ValueError(
+                f"denoising_steps names {len(self.denoising_steps)} steps, num_steps = {self.num_steps}; leave one of "
+                "them out"
+            )
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError("prompts holds an empty one; what should it show?")
         return self
+
+
+def with_defaults(defaults: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says over the defaults beneath it.
+
+    Of a list of steps and its length, what is said leads the other; a guidance that is said is that of all experts.
+    """
+    merged = {**defaults, **said}
+    if "guidance" in said and "low_noise_guidance" not in said:
+        merged.pop("low_noise_guidance", None)
+    steps = merged.get("denoising_steps")
+    if not isinstance(steps, list) or not steps:
+        return merged
+    if "num_steps" not in said:
+        merged["num_steps"] = len(steps)
+    elif "denoising_steps" not in said and said["num_steps"] != len(steps):
+        merged["denoising_steps"] = []
+    return merged
 
 
 def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from cinelora.base.dtypes import torch_dtype
@@ -24,7 +23,8 @@ from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler, Tower
-from cinelora.media.image import read_image
+from cinelora.media.cover import still
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
 from cinelora.preview.options import PreviewOptions, preview_bucket
 
 Conditions = Mapping[str, Tensor]
@@ -34,7 +34,8 @@ Conditions = Mapping[str, Tensor]
 class Walk:
     """How to get from noise to a clip: `shape` C T H W of the latents, steps, guidance, sampler, clips at once.
 
-    `precision` is the autocast format of the denoiser (fp32 = none); previews take the training's.
+    `precision` is the autocast format of the denoiser (fp32 = none); previews take the training's. Times t below
+    `boundary` are another expert's, which has `low_noise_guidance` if that is given.
     """
 
     shape: tuple[int, int, int, int]
@@ -44,6 +45,15 @@ class Walk:
     micro_size: int = 1
     precision: str = "fp32"
     guidance_schedule: str = "constant"
+    low_noise_guidance: float | None = None
+    boundary: float = 0.0
+    places: tuple[int, ...] = ()
+    """Where the steps are (`Process.sampler`); none: spread evenly."""
+
+    @property
+    def is_guided(self) -> bool:
+        """True where some step asks for what is not said, too."""
+        return self.guidance != 1 or self.low_noise_guidance not in (None, 1)
 
     def guidance_at(self, t: float) -> float:
         """The guidance at time t: g, or CogVideoX's 1 + g (1 - cos(pi ((N - t) / N)^5)) / 2 with N steps.
@@ -52,22 +62,29 @@ class Walk:
         samples were made with it.
         """
         if self.guidance_schedule == "constant":
-            return self.guidance
+            own = self.low_noise_guidance if t < self.boundary else None
+            return self.guidance if own is None else own
         part = (self.num_steps - t) / self.num_steps
         return 1 + self.guidance * (1 - math.cos(math.pi * part**5)) / 2
 
 
-def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp32") -> Walk:
-    """The walk that a recipe asks for. Raises RecipeError where the size does not fit the variant."""
+def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp32", boundary: float = 0.0) -> Walk:
+    """The walk that a recipe asks for, of a variant with two experts that meet at noise level `boundary`.
+
+    Raises RecipeError where the size does not fit the variant.
+    """
     shape = geometry.latent_shape(preview_bucket(options, geometry))
     return Walk(
         shape,
         options.num_steps,
         options.guidance,
         options.sampler,
-        options.micro_size,
-        precision,
-        options.guidance_schedule,
+        micro_size=options.micro_size,
+        precision=precision,
+        guidance_schedule=options.guidance_schedule,
+        low_noise_guidance=options.low_noise_guidance,
+        places=tuple(options.denoising_steps),
+        boundary=boundary * NUM_TRAIN_TIMESTEPS,
     )
 
 
@@ -96,8 +113,8 @@ def walk(
             batch = _asked([conditions[k] for k in group], how.shape, device)
             given = denoiser.condition(batch, None)
             # What is not said stays as it is, such as the image that a clip starts from.
-            nothing = None if how.guidance == 1 else {**given, **_stacked([blank] * len(group), device)}
-            sampler = process.sampler(how.num_steps, how.sampler)
+            nothing = {**given, **_stacked([blank] * len(group), device)} if how.is_guided else None
+            sampler = process.sampler(how.num_steps, how.sampler, how.places)
             shape = denoiser.arranged(batch.latents).shape[1:]
             x = _first(sampler, [seeds[k] for k in group], shape).to(device)
             walked = _walk_one(_Guided(denoiser, given, nothing, how), sampler, x, advance)
@@ -119,10 +136,11 @@ class _Guided:
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """x B C T H W, t B -> prediction, fp32. Two passes, not a doubled batch: half the memory, the same work."""
         conditioned = self.denoiser.predict(x, t, self.given).float()
-        if self.blank is None:
+        guidance = self.how.guidance_at(float(t[0]))
+        if self.blank is None or guidance == 1:
             return conditioned
         blank = self.denoiser.predict(x, t, self.blank).float()
-        return blank + self.how.guidance_at(float(t[0])) * (conditioned - blank)
+        return blank + guidance * (conditioned - blank)
 
 
 def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) -> Tensor:
@@ -235,11 +253,9 @@ def _seeing(encoder: Encoder) -> list[Tower]:
 
 def _still(path: Path, bucket: Bucket) -> Clip:
     """One frame, the middle of a picture that fills the bucket; the slot says how long the clip is to become."""
-    size = bucket.width, bucket.height
-    fitted = ImageOps.fit(Image.fromarray(read_image(path)), size, Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[:, None].float() / 127.5 - 1
+    pixels = torch.from_numpy(still(path, bucket)).permute(3, 0, 1, 2).float() / 127.5 - 1
     record = Record(f"picture/{path.name}", "picture", "image", (path,), "", str(path))
-    return Clip(Slot(record, bucket), pixels, "", 0.0)
+    return Clip(Slot(record, bucket, still=True), pixels, "", 0.0)
 
 
 def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:

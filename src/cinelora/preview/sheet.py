@@ -1,10 +1,10 @@
-"""Owns pictures of clips: a contact sheet of many, and two clips side by side.
+"""Owns pictures of clips: a contact sheet of many, sheets beside each other, and two clips side by side.
 
 In: pixels F H W 3, uint8, with words to write beside them. Out: pixels of the same form. Written words are in
 Pillow's own font, which has Latin letters only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,27 @@ def contact_sheet(
         frames = [_enlarged(clip[k], min_height) for k in chosen]
         rows.append(_row(frames, num_columns, labels[number] if labels else ""))
     return np.concatenate(rows)
+
+
+def beside(
+    columns: Mapping[str, Sequence[Pixels]], labels: Sequence[str], *, num_frames: int = 2, min_height: int = 96
+) -> Pixels:
+    """Contact sheets beside each other: a row for each label, `num_frames` of a clip in each column, names on top.
+
+    Every column has as many clips as there are labels. Raises ValueError where one has not, or without columns.
+    """
+    _refuse_mixed([clip for clips in columns.values() for clip in clips])
+    blank = [" "] * len(labels)  # as high as the label, which is written over all columns
+    sheets = [contact_sheet(c, blank, num_columns=num_frames, min_height=min_height) for c in columns.values()]
+    height, width = sheets[0].shape[:2]
+    step = width + 4 * GAP
+    page = _paper(len(sheets) * step - 4 * GAP, LINE_HEIGHT + height)
+    for number, (title, sheet) in enumerate(zip(columns, sheets, strict=True)):
+        page.paste(Image.fromarray(sheet), (number * step, LINE_HEIGHT))
+        _write(page, (number * step, 1), title, width, QUIET)
+    for number, label in enumerate(labels):
+        _write(page, (0, LINE_HEIGHT + number * height // len(labels) + 1), label, page.width, INK)
+    return np.asarray(page)
 
 
 def side_by_side(

@@ -85,7 +85,7 @@ def data_text(data: DataFacts) -> str:
             tag("p", data_line(rows), class_="lead"),
             _warnings(data.warnings),
             buckets_part(rows),
-            _legend() if cards else None,
+            _legend() if any(one.get("strip") for one in cards) else None,
             _filters(cards),
             tag("div", *(_card(one, read_rows([one])[0][0], data) for one in cards[:MOST_CARDS]), class_="films"),
             _beyond(len(cards)),

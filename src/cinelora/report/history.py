@@ -27,7 +27,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class History:
-    """A run so far. Curves are (step, value); `seconds` is the time spent over all sessions, pauses left out."""
+    """A run so far. `seconds` is the time spent over all sessions, pauses left out.
+
+    Curves are (step, value), of the player that learned first; `others` has those of every other player by its name,
+    such as of a distillation's critic, and `player` is the first one's name where there are several.
+    """
 
     status: str
     facts: Mapping[str, Any]
@@ -35,9 +39,11 @@ class History:
     num_steps: int | None
     seconds: float
     curves: Mapping[str, Sequence[Point]]
+    others: Mapping[str, Mapping[str, Sequence[Point]]]
     held_out: Sequence[HeldOut]
     resumes: Sequence[int]
     notes: Sequence[str]
+    player: str = ""
 
     @property
     def best(self) -> HeldOut | None:
@@ -58,7 +64,8 @@ def history(events: Sequence[Event], *, num_steps: int | None = None) -> History
         for k, v in e.items()
         if k not in ("kind", "time", "step")
     }
-    curves = {name: _curve(events, name, notes) for name in CURVES}
+    first, *rest = _players(events) or [""]
+    curves, *others = ({name: _curve(events, name, notes, player=one) for name in CURVES} for one in (first, *rest))
     skipped = [str(e.get("step", "?")) for e in events if e["kind"] == "skip"]
     if skipped:
         notes.append(
@@ -72,9 +79,11 @@ def history(events: Sequence[Event], *, num_steps: int | None = None) -> History
         num_steps=_whole(facts.get("steps")) or num_steps,
         seconds=_seconds(events),
         curves=curves,
+        others=dict(zip(rest, others, strict=True)),
         held_out=_held_out(events, notes),
         resumes=[int(e["step"]) for e in events if e["kind"] == "resume" and _is_number(e.get("step"))],
         notes=notes,
+        player=first if rest else "",
     )
 
 
@@ -123,13 +132,16 @@ def _status(events: Sequence[Event]) -> str:
     return status
 
 
-def _curve(events: Sequence[Event], name: str, notes: list[str]) -> list[Point]:
-    """Of the player that learned first: of a method with several, the one that is saved."""
+def _players(events: Sequence[Event]) -> list[str]:
+    """Who learned, in the order of their first steps: of a method with several, the one that is saved comes first."""
+    return list(dict.fromkeys(str(event.get("player", "")) for event in events if event["kind"] == "step"))
+
+
+def _curve(events: Sequence[Event], name: str, notes: list[str], *, player: str) -> list[Point]:
     found: dict[int, float] = {}
     broken = 0
-    player = next((event.get("player") for event in events if event["kind"] == "step"), None)
     for event in events:
-        if event["kind"] == "step" and event.get("player") != player:
+        if event["kind"] == "step" and str(event.get("player", "")) != player:
             continue
         if event["kind"] == "step" and _is_number(event.get("step")) and name in event:
             value = event[name]

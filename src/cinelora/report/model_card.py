@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cinelora.nets.usage import with_few_steps
+from cinelora.report.few_steps import few_steps
 from cinelora.report.run_folder import AdapterFacts, Run
 
 NUM_SAMPLES = 4
@@ -15,8 +17,12 @@ NUM_SAMPLES = 4
 
 
 def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, Any]) -> str:
-    """The card of a finished run. `usage` is a template with {base}, {repository}, {file}, {prompt} and `numbers`."""
-    adapter = next((one for one in run.adapters if one.layout == "diffusers" and ".best." not in one.path.name), None)
+    """The card of a finished run. `usage` is a template with `numbers` and {base}, {repository}, {file}, {prompt}.
+
+    {second_file} is that of the second expert of a run that has two.
+    """
+    files = [one for one in run.adapters if one.layout == "diffusers" and ".best." not in one.path.name]
+    adapter = files[0] if files else None
     facts = dict(adapter.metadata) if adapter else {}
     base, samples = facts.get("base", ""), shown_samples(run)
     prompt = run.prompts[0].text if run.prompts else "a prompt like the captions of the training"
@@ -30,8 +36,12 @@ def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, An
                 text,
                 "",
             ]
+    few = few_steps(run.recipe)
+    if few:
+        usage, numbers = with_few_steps(usage, few.lines), {**numbers, "num_steps": len(few.times)}
     if usage and adapter:
         words = {"base": base, "repository": repository, "file": adapter.path.name, "prompt": json.dumps(prompt)}
+        words["second_file"] = files[-1].path.name
         lines += ["## Use", "", "```python", usage.format(**{**words, **numbers}).strip(), "```", ""]
         lines += ["The file states its own strength (alpha / rank), which diffusers applies: no scaling by hand.", ""]
     lines += ["## Training", "", *_training(run, adapter, facts), ""]

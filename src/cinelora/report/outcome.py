@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from cinelora.report.events import Event
+from cinelora.report.few_steps import few_steps
 from cinelora.report.markup import Markup, tag
 from cinelora.report.run_folder import AdapterFacts, Run
 
@@ -68,9 +69,16 @@ def _diffusers(run: Run, one: AdapterFacts) -> str:
     base = repr(known["base"] or "BASE")
     if known["base"] == "embedded" and known["family"]:
         lines.insert(0, "from importlib.resources import files")
-        base = f'files("cinelora") / {"families/" + known["family"] + "/" + known["variant"]!r}'
+        # Variants of one embedded base are called by its folder's name and a word more.
+        folder = known["variant"].partition("-")[0]
+        base = f'files("cinelora") / {"families/" + known["family"] + "/" + folder!r}'
     lines.append(f"pipe = DiffusionPipeline.from_pretrained({base})")
-    lines.append(f"pipe.load_lora_weights({str(one.path.parent)!r}, weight_name={one.path.name!r})")
+    more = f", {loading}" if (loading := one.metadata.get("diffusers_loading")) else ""
+    lines.append(f"pipe.load_lora_weights({str(one.path.parent)!r}, weight_name={one.path.name!r}{more})")
+    few = few_steps(run.recipe)
+    if few:
+        call = f"video = pipe(PROMPT, guidance_scale=1.0, num_inference_steps={len(few.times)}).frames[0]"
+        lines += [few.lines.strip(), call]
     return "\n".join(lines)
 
 

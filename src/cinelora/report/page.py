@@ -4,6 +4,7 @@ In: a run folder (`run_folder.py` reads it). Out: the page's path. What every pa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +16,7 @@ from cinelora.report.markup import Markup, tag
 from cinelora.report.outcome import files_section, recipe_section
 from cinelora.report.rows import HELD_OUT, LEFT_OUT, USED
 from cinelora.report.run_folder import Run, read_run
-from cinelora.report.scores import scores_section
+from cinelora.report.scores import measured_verdict, scores_section
 from cinelora.report.shell import document, duration, notes_section, tile
 from cinelora.report.videos import samples_section
 
@@ -42,7 +43,7 @@ def page_text(run: Run) -> str:
     return document(
         run.name,
         _header(run, so_far),
-        scores_section(run.demo),
+        scores_section(run.demo, run.folder),
         samples_section(run),
         _curves_section(so_far),
         data_section(run.rows),
@@ -64,7 +65,9 @@ def _header(run: Run, so_far: History) -> Markup:
         tag("h1", run.name),
         tag("p", trained(run, so_far), class_="trained"),
         tag("p", EXPLAINED[so_far.status], class_="quiet") if so_far.status in EXPLAINED else None,
-        tag("p", verdict(so_far), class_="verdict") if so_far.status != "not started" else None,
+        tag("p", measured_verdict(run.demo) or verdict(so_far), class_="verdict")
+        if so_far.status != "not started"
+        else None,
         _tiles(run, so_far),
     )
 
@@ -114,18 +117,30 @@ def _curves_section(so_far: History) -> Markup | None:
     held = Series("held out", [(one.step, one.loss) for one in so_far.held_out], "held", dots=True)
     series = [*_calmed(so_far.curves["loss"], "smooth", name="training, "), held]
     marker = (best.step, best.loss, f"best {number(best.loss)}") if best and len(so_far.held_out) > 1 else None
-    small = [
-        figure(Chart("Learning rate", [Series("learning rate", so_far.curves["lr"])], last, small=True)),
-        figure(Chart("Gradient norm", _calmed(so_far.curves["grad_norm"], "plain"), last, small=True)),
-    ]
+    others, norm = so_far.others.items(), _calmed(so_far.curves["grad_norm"], "plain")
+    charts = [Chart(f"Loss, {name}", _calmed(curves["loss"], "smooth"), last) for name, curves in others]
+    charts += [Chart("Learning rate", _rates(so_far), last)]
+    charts += [Chart(f"Gradient norm, {so_far.player}" if so_far.player else "Gradient norm", norm, last)]
+    charts += [Chart(f"Gradient norm, {name}", _calmed(curves["grad_norm"], "plain"), last) for name, curves in others]
+    small = [figure(replace(chart, small=True)) for chart in charts]
     return tag(
         "section",
         tag("h2", "Curves"),
-        figure(Chart("Loss", series, last, marker=marker)),
+        figure(Chart(f"Loss, {so_far.player}" if so_far.player else "Loss", series, last, marker=marker)),
         tag("div", *small, class_="charts"),
         _quantiles(so_far),
         id="curves",
     )
+
+
+def _rates(so_far: History) -> list[Series]:
+    """The learning rate of each player."""
+    first = Series(so_far.player or "learning rate", so_far.curves["lr"])
+    looks = ("held", "smooth", "raw")
+    return [
+        first,
+        *(Series(name, curves["lr"], looks[k % 3]) for k, (name, curves) in enumerate(so_far.others.items())),
+    ]
 
 
 def _calmed(points: Sequence[Point], look: str, *, name: str = "") -> list[Series]:

@@ -13,8 +13,8 @@ USED, HELD_OUT, LEFT_OUT = "used", "held out", "left out"
 _NUMBERS = ("width", "height", "frames", "fps", "seconds", "frames_used", "frames_lost", "scale")
 _MEASURED = ("width", "height", "frames", "fps", "bucket", "frames_used", "frames_lost")
 """What every clip that is used should state; `seconds` and `scale` are welcome."""
-_OF_TIME = ("fps", "seconds")
-"""What an image has not."""
+_WITHOUT = {"image": ("fps", "seconds"), "caption": ("width", "height", "frames", "fps", "seconds")}
+"""What an image has not, and what is not known where there is a caption alone."""
 _NEVER_ZERO = ("width", "height", "frames", "fps", "seconds", "scale")
 """Where the plan writes 0 for what it could not measure."""
 
@@ -144,7 +144,7 @@ def _row(facts: Mapping[str, Any], missing: dict[str, int]) -> ClipRow:
     status = str(facts.get("status", "?"))
     wanted = ("key", "status", *(_MEASURED if status in (USED, HELD_OUT) else ()))
     for name in wanted:
-        if facts.get(name) is None and not (name in _OF_TIME and facts.get("kind") == "image"):
+        if facts.get(name) is None and name not in _WITHOUT.get(str(facts.get("kind")), ()):
             missing[name] = missing.get(name, 0) + 1
     numbers = {name: _number(facts.get(name), name, missing) for name in _NUMBERS}
     where = str(facts.get("where") or "")

@@ -171,8 +171,10 @@ def _adapter(folder: Path, path: Path) -> AdapterFacts:
         raise _damaged(path, str(error)) from error
     if any(key.startswith("diffusion_model.") for key in keys):
         layout = "ComfyUI"
+    elif any(key.startswith("transformer.") for key in keys):
+        layout = "diffusers"
     else:
-        layout = "diffusers" if any(key.startswith("transformer.") for key in keys) else "other"
+        layout = path.stem.rpartition(".")[2]  # NAME.LAYOUT.safetensors
     return AdapterFacts(path.relative_to(folder), path.stat().st_size, layout, metadata)
 
 

@@ -73,7 +73,8 @@ def _cells(row: ClipRow) -> list[Text]:
     """Text objects, since rich would take [brackets] of a file name for its own markup."""
     counts = ["" if n is None else f"{n:,.0f}" for n in (row.frames_used, row.frames_lost)]
     scale = "" if row.scale is None else f"{row.scale:.2f}"
-    words = [row.key, row.status, source_text(row), row.bucket, *counts, scale, "; ".join(row.notes)]
+    there = row.caption if row.kind == "caption" else source_text(row)
+    words = [row.key, row.status, there, row.bucket, *counts, scale, "; ".join(row.notes)]
     cells = [Text(word) for word in words]
     cells[1].stylize(TONES.get(row.status, ""))
     return cells

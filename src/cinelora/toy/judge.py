@@ -171,6 +171,16 @@ def judge(clip: Pixels) -> Verdict:
     return Verdict(_nearest(colour, COLOURS), max(overlaps, key=lambda s: overlaps[s]), direction, background)
 
 
+def lane(clip: Pixels, direction: str) -> float | None:
+    """Where the thing runs across its way, in pixels from the top or left edge; None where nothing is seen.
+
+    Captions leave it open, so over many clips its spread tells how varied they are.
+    """
+    centres = _centres(foreground(clip)[0])
+    across = 1 if DIRECTIONS[direction][0] else 0
+    return float(np.mean([centre[across] for centre in centres])) if centres else None
+
+
 def concept_score(clip: Pixels) -> ConceptScore:
     """Measure the concept in a clip, F H W 3 in [0, 1]. A turn without a thing is noise, so it needs both colours."""
     near = {

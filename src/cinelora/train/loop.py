@@ -26,7 +26,7 @@ from cinelora.train.optim import Learner
 from cinelora.train.options import TrainOptions
 from cinelora.train.place import Place
 from cinelora.train.same_run import Micros, refuse_other_run, tell_changes, what_must_stay
-from cinelora.train.schedules import factor, total_steps
+from cinelora.train.schedules import total_steps
 from cinelora.train.signals import Stop
 
 MAX_SKIPPED = 10
@@ -160,12 +160,13 @@ class Trainer:
         for k, slots in enumerate(micros):
             named = (learner.name, number, k, place.rank)
             rng = torch_rng(options.seed, "train", *named)
+            shared = torch_rng(options.seed, "shared", *named[:-1])
             with meter.waiting():
                 batch = place.move(self.work.batch(slots, rng))
             # Dropout inside modules can only draw from the global generator: it is set anew for every micro.
             torch.manual_seed(seed_of(options.seed, "module", *named))
             with place.autocast():
-                loss = self.work.method.loss(learner.name, batch, rng)
+                loss = self.work.method.loss(learner.name, batch, rng, shared)
             place.backward(loss.value * (len(slots) / clips))
             meter.add(loss, batch.names, len(slots))
         place.average_gradients(learner.gradients(), clips)
@@ -173,7 +174,7 @@ class Trainer:
 
     def _apply(self, learner: Learner, number: int, meter: StepMeter) -> float | None:
         """Step with the gathered gradients, or not where they are not finite."""
-        options, place = self.work.options, self.work.place
+        place = self.work.place
         norm = learner.clip(place.scaler, number)
         bad = meter.not_finite()
         # With loss scaling an infinite gradient is the scaler's own affair: it skips the step and lowers the scale.
@@ -181,7 +182,7 @@ class Trainer:
             self._refuse_numbers(number, bad or meter.names, norm)
             return None
         self._skipped = 0
-        lr = learner.lr * factor(options, number - 1, self.total)
+        lr = learner.rate(number - 1, self.total)
         learner.step(lr, place.scaler, number)
         loss = place.mean(meter.loss(), meter.clips)
         facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **meter.speed(place.world)}

@@ -17,6 +17,7 @@ from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.contracts.roles import Player
 from cinelora.train.average import Average
 from cinelora.train.options import TrainOptions
+from cinelora.train.schedules import factor
 
 _OF_RECIPE = ("params", "lr", "initial_lr", "betas", "beta3", "eps", "weight_decay")
 """Entries of a group that the recipe decides; all others are the optimizer's own."""
@@ -127,8 +128,14 @@ class Learner:
         self.name, self.lr = player.name, player.lr or options.lr
         self.parameters = dict(player.parameters)
         self.optimizer = make_optimizer(self.parameters, options)
-        self.average = Average(self.parameters, options.ema_decay) if options.ema_decay else None
-        self._options = options
+        averaged = options.ema_decay and player.averaged
+        self.average = Average(self.parameters, options.ema_decay) if averaged else None
+        own = {"schedule": player.schedule, "warmup_steps": player.warmup_steps}
+        self._options = options.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+    def rate(self, made: int, total: int) -> float:
+        """The learning rate of optimizer step number `made` + 1 of the run's `total`, by this player's own schedule."""
+        return self.lr * factor(self._options, made, total)
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -143,7 +150,7 @@ class Learner:
 
         Gives back the norm before.
         """
-        if scaler:
+        if scaler and self._asked:
             scaler.unscale_(self.optimizer)
         options, parameters = self._options, self.gradients()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -158,10 +165,15 @@ class Learner:
         return float(norm)
 
     def step(self, lr: float, scaler: torch.amp.GradScaler | None, number: int) -> None:
-        """Make optimizer step `number` (from 1) and take it into the average."""
+        """Make optimizer step `number` (from 1) and take it into the average.
+
+        Parameters without a gradient stay as they are, with their state: an expert that was not asked in this step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         made = True
+        if not self._asked:
+            return
         if scaler:
             scale = scaler.get_scale()
             scaler.step(self.optimizer)
@@ -171,6 +183,10 @@ class Learner:
             self.optimizer.step()
         if self.average and made:
             self.average.update(number)
+
+    @property
+    def _asked(self) -> bool:
+        return any(p.grad is not None for p in self.parameters.values())
 
     def state(self) -> dict[str, Any]:
         """The optimizer's state by parameter name, and under "" what it keeps for whole groups (prodigy's rate)."""

@@ -82,7 +82,8 @@ class TrainOptions(Options):
     )
     ema_decay: float = option(
         0.0,
-        "weight of the past in a running mean of the adapter, which is then what is evaluated and saved; 0 = off",
+        "weight of the past in a running mean of the adapter (of a distillation, the generator), which is then what is "
+        "evaluated and saved; 0 = off",
         ge=0,
         lt=1,
     )

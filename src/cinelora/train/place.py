@@ -82,15 +82,19 @@ class Place:
         (self.scaler.scale(value) if self.scaler else value).backward()
 
     def average_gradients(self, parameters: Sequence[nn.Parameter], clips: int) -> None:
-        """Let every rank have the mean gradient over all clips: sum_r n_r g_r / sum_r n_r, in one message."""
+        """Let every rank have the mean gradient over all clips: sum_r n_r g_r / sum_r n_r, in one message.
+
+        A parameter that has a gradient on no rank keeps none, so that no optimizer touches it.
+        """
         if self.world == 1:
             return
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([*(g.reshape(-1) * clips for g in grads), grads[0].new_tensor([clips])])
+        asked = [float(p.grad is not None) for p in parameters]
+        flat = torch.cat([*(g.reshape(-1) * clips for g in grads), grads[0].new_tensor([*asked, clips])])
         flat = self.accelerator.reduce(flat, reduction="sum")
-        flat = flat[:-1] / flat[-1]
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        *parts, ranks, total = flat.split([*(p.numel() for p in parameters), len(parameters), 1])
+        for parameter, part, asking in zip(parameters, parts, ranks.tolist(), strict=True):
+            parameter.grad = (part / total).view_as(parameter) if asking else None
 
     def mean(self, value: float, clips: int) -> float:
         """The mean over all ranks' clips of a number that this rank has for its own."""
@@ -146,6 +150,7 @@ def open_place(options: TrainOptions) -> Place:
         )
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
+    _refuse_sharding()
     precision = {"fp32": "no"}.get(options.precision, options.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         # accelerate keeps one precision per process; a second run in this process may want another. Ranks stay joined.
@@ -154,6 +159,15 @@ def open_place(options: TrainOptions) -> Place:
     place = Place(accelerator, options.precision)
     _refuse_alone(place)
     return place
+
+
+def _refuse_sharding() -> None:
+    """Every rank holds the whole base here, so a launcher that was told to spread it would be told so in vain."""
+    asked = [name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true"]
+    if asked:
+        what, do = "the launcher asks for weights that are spread over GPUs, which is not done here", "leave it out"
+        problem = Problem(what, found=f"{asked[0]} (of `accelerate launch` or its configuration file)", do=do)
+        raise RunError(problem)
 
 
 def _refuse_alone(place: Place) -> None:
@@ -169,10 +183,11 @@ def _refuse_alone(place: Place) -> None:
         )
 
 
-def settle(parts: Mapping[str, nn.Module], place: Place, *, gradient_checkpointing: bool) -> None:
+def settle(parts: Mapping[str, nn.Module], place: Place, *, gradient_checkpointing: bool, move: bool = True) -> None:
     """Move the denoiser's parts to the place and let them compute activations twice where asked for.
 
-    Raises RecipeError where a part cannot do that.
+    Without `move` they stay where they are, for a denoiser that fetches them itself. Raises RecipeError where a part
+    cannot compute twice.
     """
     unable = [name for name, part in parts.items() if not hasattr(part, "enable_gradient_checkpointing")]
     if gradient_checkpointing and unable:
@@ -184,6 +199,7 @@ def settle(parts: Mapping[str, nn.Module], place: Place, *, gradient_checkpointi
             )
         )
     for part in parts.values():
-        part.to(place.device)
+        if move:
+            part.to(place.device)
         if gradient_checkpointing:
             part.enable_gradient_checkpointing()  # type: ignore[operator]  # seen above

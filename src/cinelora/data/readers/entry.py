@@ -4,13 +4,16 @@ In: strings as they stand in the dataset. Out: a Record, or a LeftOut with all t
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from cinelora.base.errors import CineloraError, Problem
+from cinelora.base.files import sha256_text
 from cinelora.contracts.flow import Kind, LeftOut, Record
 from cinelora.data.captions import captions_of, is_text
 from cinelora.data.options import SourceOptions
@@ -18,6 +21,8 @@ from cinelora.media.container import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cinelora.media.probe import is_image
 
 SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES
+_WORDS_IN_KEY = 24
+"""Letters of a caption that stand in its key; a hash tells those with the same beginning apart."""
 
 
 class Entries:
@@ -70,6 +75,33 @@ class Entries:
             caption_dropout=self.source.caption_dropout,
             mask=mask,
             repeats=self.source.repeats * (self.source.video_repeats if kind == "video" else 1),
+        )
+
+    def caption(self, text: str | Sequence[str], *, where: str) -> Record | LeftOut:
+        """A record of a caption alone, or all reasons why there is none.
+
+        Its key is made of its own words, so that it stays when others come and go; what stands there again is numbered.
+        """
+        first = text if isinstance(text, str) else next(iter(text), "")
+        words = "-".join(re.findall(r"\w+", first.lower()))[:_WORDS_IN_KEY].strip("-")
+        name = f"{self.name}/{words}-{sha256_text(first)[:8]}" if is_text(first) else f"{self.name}/{where}"
+        key = next(key for k in count(1) if (key := name if k == 1 else f"{name}-{k}") not in self._first_seen)
+        self._first_seen[key] = where
+        try:
+            captions = captions_of(text, self.source, key=name)
+        except CineloraError as error:
+            return self.left_out(where, *(at(problem, where) for problem in error.problems))
+        dropout, repeats = self.source.caption_dropout, self.source.repeats
+        return Record(
+            key,
+            self.name,
+            "caption",
+            (),
+            captions[0],
+            where,
+            more_captions=captions[1:],
+            caption_dropout=dropout,
+            repeats=repeats,
         )
 
     def left_out(self, where: str, *problems: Problem) -> LeftOut:

@@ -98,7 +98,7 @@ def open_reader(path: Path, name: str, source: SourceOptions, *, base: Path) -> 
     else:
         check_source(path, name)
     if source.reader in ("auto", "table", "easyanimate"):
-        path = _described(path)
+        path = described(path)
     word = _recognised(path, name) if source.reader == "auto" else _asked(path, name, source)
     _check_options(word, name, source)
     return READERS[word].open(path, name, source, _media_root(path, source, base))
@@ -121,7 +121,7 @@ def check_source(path: Path, name: str) -> None:
         raise DataError(Problem("the source cannot be reached", found=found, where=where, do=do)) from error
 
 
-def _described(path: Path) -> Path:
+def described(path: Path) -> Path:
     """The one metadata.csv (.jsonl ...) of a folder, by which the Hub's folders of videos are told; else the path."""
     if not path.is_dir():
         return path
@@ -138,6 +138,8 @@ def _recognised(path: Path, name: str) -> str:
         do = "convert it, or set reader of this source"
         if path.suffix.lower() in SUFFIXES:
             do = "name the folder that it lies in, or a table that names it"
+        elif path.suffix.lower() == ".txt":
+            do = "to distil from captions alone, set data.show = 'captions'"
         raise DataError(Problem("no reader knows this layout", found=str(path), allowed=allowed, do=do))
     others = " or ".join(f"'{word}'" for word in words[1:])
     console.print(

@@ -39,6 +39,23 @@ def recognises(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES if path.is_file() else arrow.is_datasets_folder(path)
 
 
+def opened(path: Path, source: SourceOptions) -> Opened:
+    """A table of any kind. Raises DataError where it is none."""
+    if source.path.startswith(arrow.HUB):
+        table = arrow.open_hub(source.path.removeprefix(arrow.HUB))
+    elif path.is_dir():
+        table = arrow.open_folder(path)
+    elif path.suffix.lower() == arrow.SUFFIX:
+        table = arrow.open_parquet(path)
+    elif path.suffix.lower() in SHEET_SUFFIXES:
+        rows = sheet_rows(path, unwrapping=True)
+        return columns_of(rows), lambda _: rows
+    else:
+        found, allowed = path.suffix or "no suffix", " ".join(SUFFIXES)
+        raise DataError(Problem("not a known kind of table", found=found, allowed=allowed, where=str(path)))
+    return list(table.columns), table.rows
+
+
 class TableReader:
     """Plays Reader on one table.
 
@@ -55,7 +72,7 @@ class TableReader:
 
     def read(self) -> Iterator[Record | LeftOut]:
         """Records in the table's order. Raises DataError where the file or its columns are not those of a table."""
-        columns, rows_with = self._opened()
+        columns, rows_with = opened(self.path, self.source)
         path_column, caption_column = self._columns(columns)
         facts = fact_columns(columns)
         rows = list(rows_with([column for column in (path_column, caption_column, *facts.values()) if column]))
@@ -63,24 +80,6 @@ class TableReader:
         self._check_places(row.values.get(path_column) for row in rows)
         for row in rows:
             yield self._entry(row, path_column, caption_column, facts)
-
-    def _opened(self) -> Opened:
-        if self.hub:
-            table = arrow.open_hub(self.source.path.removeprefix(arrow.HUB))
-        elif self.path.is_dir():
-            table = arrow.open_folder(self.path)
-        elif self.path.suffix.lower() == arrow.SUFFIX:
-            table = arrow.open_parquet(self.path)
-        else:
-            return self._opened_text()
-        return list(table.columns), table.rows
-
-    def _opened_text(self) -> Opened:
-        if self.path.suffix.lower() not in SHEET_SUFFIXES:
-            found, allowed = self.path.suffix or "no suffix", " ".join(SUFFIXES)
-            raise DataError(Problem("not a known kind of table", found=found, allowed=allowed, where=self.where))
-        rows = sheet_rows(self.path, unwrapping=True)
-        return columns_of(rows), lambda _: rows
 
     def _where(self, row: Row) -> str:
         return f"{self.where}:{row.place}"

@@ -150,7 +150,8 @@ class CogVideoXImage:
 def open_encoder(base: str, variant: Variant, dtype: str) -> TowerEncoder:
     """The towers on a base; no weights are read yet. `dtype` is the text encoder's; latents are made in fp32."""
     place = Base(base)
-    text = T5Tower(place, TEXT, variant.network["text_encoder"], length=variant.text_length, dtype=dtype)
+    sizes = variant.network["text_encoder"]
+    text = T5Tower(place, TEXT, sizes, length=variant.text_length, dtype=dtype, title=variant.title)
     vae = CogVideoXVae(place, variant, "fp32")
     seeing = [CogVideoXImage(vae)] if "image_mean" in variant.conditions else []
     return TowerEncoder(text, vae, *seeing)

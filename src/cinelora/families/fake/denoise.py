@@ -92,8 +92,8 @@ def check_base(base: str, variant: Variant) -> None:
 
 
 def open_denoiser(base: str, variant: Variant, dtype: str) -> FakeDenoiser:
-    """The same random weights each time."""
+    """The same random weights each time, by the variant's own seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(variant.network.get("seed", 0))
         net = FakeNet()
     return FakeDenoiser(net.requires_grad_(False).to(torch_dtype(dtype)))

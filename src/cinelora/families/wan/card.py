@@ -4,7 +4,9 @@ Sources: the models' config.json files and Wan-Video's shared configuration (tex
 81 frames, 50 steps, guidance 5; 2.2: boundary, shift, steps and guidance of each task).
 """
 
-from cinelora.contracts.card import Family, Variant
+from dataclasses import replace
+
+from cinelora.contracts.card import Expert, Family, Variant
 from cinelora.contracts.geometry import Geometry
 from cinelora.families.wan.networks import (
     CLIP_HUGE,
@@ -120,10 +122,38 @@ def _expert(task: str, expert: str) -> Variant:
             "expert": expert,
         },
         usage=diffusers_usage(picture=takes_image, loading=_LOADING[expert]),
+        loading=_LOADING[expert],
     )
 
 
-EXPERTS = tuple(_expert(task, expert) for task in _TASKS_22 for expert in ("high", "low"))
+EXPERTS = {(task, expert): _expert(task, expert) for task in _TASKS_22 for expert in ("high", "low")}
+
+
+def _both(high: Variant, low: Variant) -> dict[str, Expert]:
+    """Under the names that diffusers gives their parts, with the words that users have in the names of files."""
+    return {"high": Expert(high, "transformer", "high_noise"), "low": Expert(low, "transformer_2", "low_noise")}
+
+
+def _joint(task: str) -> Variant:
+    """Both denoisers of an A14B."""
+    words, base, shift, _, guidance = _TASKS_22[task]
+    high, low = (EXPERTS[task, expert] for expert in ("high", "low"))
+    return Variant(
+        name=f"2.2-{task}-a14b",
+        title=f"Wan 2.2 {words} A14B, both experts",
+        base=base,
+        geometry=_SMALL,
+        conditions=high.conditions,
+        process={"kind": "flow", "shift": shift},
+        sampling={**high.sampling, "low_noise_guidance": guidance["low"]},
+        network={name: network for name, network in high.network.items() if name != "expert"},
+        parts=("transformer", "transformer_2"),
+        usage=diffusers_usage(picture=task == "i2v", loading_second=_LOADING["low"]),
+        experts=_both(high, low),
+    )
+
+
+JOINT = tuple(_joint(task) for task in _TASKS_22)
 
 TI2V_5B = Variant(
     name="2.2-ti2v-5b",
@@ -205,6 +235,24 @@ TINY_TI2V = Variant(
     **_TINY_RANDOM,
 )
 
+TINY_EXPERTS = replace(
+    TINY,
+    name="tiny-experts",
+    title="Wan tiny as two experts (the embedded base twice, to try a recipe out)",
+    parts=("transformer", "transformer_2"),
+    experts=_both(
+        *(
+            replace(
+                TINY,
+                name=f"tiny-{expert}",
+                title=f"Wan tiny, {expert} noise alone (the embedded base, to try a recipe out)",
+                process={**TINY.process, end: 0.875},
+            )
+            for expert, end in (("high", "t_min"), ("low", "t_max"))
+        )
+    ),
+)
+
 _ATTENTION = r"attn[12]\.(to_q|to_k|to_v|to_out\.0|add_k_proj|add_v_proj)"
 _FFN = r"ffn\.net\.(0\.proj|2)"
 _AROUND = (
@@ -217,7 +265,20 @@ CARD = Family(
     title="Wan",
     variants={
         variant.name: variant
-        for variant in (T2V_1_3B, T2V_14B, I2V_480P, I2V_720P, *EXPERTS, TI2V_5B, TINY, TINY_I2V, TINY_TI2V)
+        for variant in (
+            T2V_1_3B,
+            T2V_14B,
+            I2V_480P,
+            I2V_720P,
+            *JOINT,
+            *EXPERTS.values(),
+            TI2V_5B,
+            TINY,
+            TINY_I2V,
+            TINY_TI2V,
+            TINY_EXPERTS,
+            *(expert.variant for expert in TINY_EXPERTS.experts.values()),
+        )
     },
     open_encoder="cinelora.families.wan.encode:open_encoder",
     open_denoiser="cinelora.families.wan.denoise:open_denoiser",
@@ -231,6 +292,7 @@ CARD = Family(
     default_preset="attention+ffn",
     lora_layouts="cinelora.families.wan.layouts:LORA_LAYOUTS",
     weight_layouts="cinelora.families.wan.layouts:WEIGHT_LAYOUTS",
+    adapter_files=("diffusers", "comfyui", "musubi", "videox", "videox-peft"),
     pipeline="cinelora.families.wan.pipeline:open_pipeline",
     usage=diffusers_usage(),
 )

@@ -16,7 +16,7 @@ from cinelora.base.dtypes import torch_dtype
 from cinelora.base.files import sha256_text
 from cinelora.contracts.flow import Clip
 from cinelora.families.wan.layouts import CLIP_LAYOUTS
-from cinelora.nets.weights import Base, build, open_network
+from cinelora.nets.weights import Base, build, network_of, open_network
 
 _MEAN, _DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -26,8 +26,8 @@ class WanClip:
 
     name, reads, gives = "clip", "pixels", ("clip",)
 
-    def __init__(self, base: Base, network: Mapping[str, Any], dtype: str):
-        self.base, self.network, self.dtype = base, network, dtype
+    def __init__(self, base: Base, network: Mapping[str, Any], dtype: str, *, title: str = "Wan 2.1 image-to-video"):
+        self.base, self.network, self.dtype, self.title = base, network, dtype, title
         self.net: Any = None
 
     def fingerprint(self) -> str:
@@ -39,7 +39,8 @@ class WanClip:
         """Read the weights, if they are not in memory. Raises WeightsError."""
         if self.net is None:
             component = self.base.component("image_encoder", CLIP_LAYOUTS)
-            net: Any = build(lambda: CLIPVisionModel(CLIPVisionConfig(**self.network)))
+            network = network_of(component, CLIPVisionConfig, self.network, title=self.title)
+            net: Any = build(lambda: CLIPVisionModel(CLIPVisionConfig(**network)))
             # No weight, so no file has it: the numbers of the places, one of the class token and one of each patch.
             net.embeddings.position_ids = torch.arange(net.embeddings.num_positions).expand(1, -1)
             dtype = torch_dtype(self.dtype)

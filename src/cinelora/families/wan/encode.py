@@ -24,7 +24,7 @@ from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS
 from cinelora.families.wan.places import open_base
 from cinelora.nets.encoder import TowerEncoder
 from cinelora.nets.t5 import T5Kind, T5Tower
-from cinelora.nets.weights import Base, build, open_network
+from cinelora.nets.weights import Base, build, network_of, open_network
 
 
 def clean(caption: str) -> str:
@@ -59,8 +59,7 @@ class WanVae:
         """Read the weights, if they are not in memory. Raises WeightsError."""
         if self.net is None:
             component = self.base.component("vae", VAE_LAYOUTS)
-            stated = {key: value for key, value in (component.config or {}).items() if not key.startswith("_")}
-            network = {**stated, **self.variant.network["vae"]}
+            network = network_of(component, AutoencoderKLWan, self.variant.network["vae"], title=self.variant.title)
             net = build(lambda: AutoencoderKLWan(**network))
             dtype = torch_dtype(self.dtype)
             open_network(net, component, of="autoencoder", dtype_of=lambda name: dtype)
@@ -148,11 +147,12 @@ def open_encoder(base: str, variant: Variant, dtype: str) -> TowerEncoder:
     small, and in bf16 it would lose more of a latent than its own posterior's width.
     """
     place = open_base(base)
-    text = T5Tower(place, TEXT, variant.network["text_encoder"], length=variant.text_length, dtype=dtype)
+    sizes = variant.network["text_encoder"]
+    text = T5Tower(place, TEXT, sizes, length=variant.text_length, dtype=dtype, title=variant.title)
     vae = WanVae(place, variant, "fp32")
     seeing: list[WanImage | WanClip] = []
     if "image" in variant.conditions:
         seeing.append(WanImage(vae, whole="T" in variant.conditions["image"].split()))
     if "clip" in variant.conditions:
-        seeing.append(WanClip(place, variant.network["image_encoder"], dtype))
+        seeing.append(WanClip(place, variant.network["image_encoder"], dtype, title=variant.title))
     return TowerEncoder(text, vae, *seeing)

@@ -1,4 +1,4 @@
-"""Owns how Wan's weights and adapters are spelt in files: original, ComfyUI, diffusers, kohya, peft.
+"""Owns how Wan's weights and adapters are spelt in files: original, ComfyUI, diffusers, musubi, VideoX-Fun.
 
 Pure tables and dict -> dict. Native names are those of diffusers (denoiser, VAE) and transformers (text encoder).
 A row of a table is (original, native), "{}" standing for a number; what follows a module's name (.weight, .bias,
@@ -204,8 +204,10 @@ TEXT_LAYOUTS = (NativeLayout("transformers", "encoder.block."), OriginalLayout("
 LORA_LAYOUTS = (
     DiffusersLora(),
     OriginalLora("comfyui", TRANSFORMER, "key", prefix="diffusion_model."),
-    OriginalLora("kohya", TRANSFORMER, "key", prefix="lora_unet_", underscored=True),
+    OriginalLora("musubi", TRANSFORMER, "key", prefix="lora_unet_", underscored=True),
     OriginalLora("videox", TRANSFORMER, "key", prefix="lora_unet__", underscored=True),
-    OriginalLora("peft", TRANSFORMER, "folded"),
+    OriginalLora("videox-peft", TRANSFORMER, "folded"),
 )
-"""No module's name starts with an underscore, so a `lora_unet__` file is not taken for a `lora_unet_` one."""
+"""Named after who writes them: musubi-tuner (kohya's spelling), VideoX-Fun with its own network, VideoX-Fun with
+--use_peft_lora (original names alone, no alpha; other trainers write it, too). No module's name starts with an
+underscore, so a `lora_unet__` file is not taken for a `lora_unet_` one."""

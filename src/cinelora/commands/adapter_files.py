@@ -1,0 +1,157 @@
+"""Owns what a run saves: adapter files of each part that learned, what they say of themselves, and their proof.
+
+In: a Session whose adapters are trained. Out: adapter/NAME.LAYOUT.safetensors, of experts adapter/NAME.LABEL.LAYOUT.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+import cinelora
+from cinelora.base.log import console
+from cinelora.commands.run_folder import RunFolder
+from cinelora.commands.session import Session, Spoken, open_denoiser
+from cinelora.config.load import Loaded
+from cinelora.config.write import resolved
+from cinelora.contracts.card import Expert, Variant
+from cinelora.contracts.flow import Batch, Bucket
+from cinelora.contracts.roles import AdapterLayout, Denoiser
+from cinelora.families import registry
+from cinelora.lora.files import AdapterFile, cannot_carry, write_adapter, write_tensors
+from cinelora.lora.prove import Probe, prove, take_probe
+from cinelora.nets.experts import Experts
+from cinelora.report.versions import versions
+from cinelora.train.place import Place
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One adapter of a run as its files hold it: their name without the layout, what it fits, what it must say."""
+
+    name: str
+    variant: Variant
+    probe: Probe
+
+
+def save_adapters(session: Session, name: str, steps: int) -> list[Saved]:
+    """Write the files of the adapters as they are now, and note what they must reproduce once they are read back."""
+    session.activate()
+    whole = _whole(session)
+    saved = []
+    for expert_name, expert in _experts(session).items():
+        own = f"{name}.{expert.label}" if expert else name
+        variant = expert.variant if expert else session.loaded.variant
+        file = whole.of_part(expert.part, *expert.variant.parts) if expert else whole
+        if file.tensors:
+            _write_layouts(session, own, replace(file, metadata=_metadata(session, name, steps, expert_name)))
+            saved.append(Saved(own, variant, _probe(session, expert_name)))
+    _write_full(session, name, steps)
+    return saved
+
+
+def _experts(session: Session) -> Mapping[str, Expert | None]:
+    return session.loaded.variant.experts or {"": None}
+
+
+def _whole(session: Session) -> AdapterFile:
+    """All adapters that are drawn with, as one."""
+    files = [adapters.file() for adapters in session.drawn.values()]
+    tensors = {key: tensor for file in files for key, tensor in file.tensors.items()}
+    return AdapterFile(tensors, {key: alpha for file in files for key, alpha in file.alphas.items()})
+
+
+def _write_layouts(session: Session, name: str, file: AdapterFile) -> None:
+    """A file of each layout that is asked for; those that an earlier part of the run wrote are not left to grow old."""
+    for layout in registry.lora_layouts(session.loaded.family):
+        (session.folder.adapter / f"{name}.{layout.name}.safetensors").unlink(missing_ok=True)
+    for layout in consumed_layouts(session.loaded):
+        if reason := cannot_carry(file, layout):
+            console.print(f"no {layout.name} file: {reason}")
+        else:
+            write_adapter(session.folder.adapter / f"{name}.{layout.name}.safetensors", file, layout)
+
+
+def _write_full(session: Session, name: str, steps: int) -> None:
+    """The parts that learned in full."""
+    for adapters in session.drawn.values():
+        for part in adapters.full:
+            tensors = {
+                key.removeprefix(f"{part}."): tensor
+                for key, tensor in adapters.full_tensors().items()
+                if key.startswith(f"{part}.")
+            }
+            path = session.folder.path / "weights" / f"{name}.{part}.safetensors"
+            write_tensors(path, tensors, _metadata(session, name, steps))
+
+
+def _metadata(session: Session, stem: str, steps: int, expert: str = "") -> dict[str, str]:
+    """What an adapter file says of itself; that of an expert says where those of the others are, too."""
+    loaded = session.loaded
+    recipe, family, variant = loaded.recipe, loaded.family, loaded.variant
+    told: dict[str, str] = {}
+    if expert:
+        each = variant.experts.items()
+        facts = {name: {"file": f"{stem}.{one.label}", "levels": one.levels} for name, one in each}
+        told = {"expert": expert, "joint_variant": variant.name, "experts": json.dumps(facts)}
+        variant = variant.experts[expert].variant
+    return {
+        "family": family.name,
+        "variant": variant.name,
+        **({"diffusers_loading": variant.loading} if variant.loading else {}),
+        "base": loaded.base_anywhere,
+        "rank": str(recipe.lora.rank),
+        "alpha": str(recipe.lora.alpha or recipe.lora.rank),
+        "targets": recipe.lora.targets or family.default_preset,
+        "steps": str(steps),
+        **told,
+        "recipe": resolved(recipe),
+        "versions": json.dumps(versions()),
+        "made_by": f"cinelora {cinelora.__version__}",
+    }
+
+
+def _probe(session: Session, expert: str) -> Probe:
+    """A small fixed input and what the denoiser, or one expert of it, says to it now."""
+    denoiser, device = session.denoiser, session.place.device
+    geometry = session.loaded.variant.geometry
+    side = 2 * geometry.size_multiple
+    bucket = Bucket(geometry.floor_frames(geometry.frames_per_latent + geometry.frames_offset), side, side)
+    x = torch.randn((1, *geometry.latent_shape(bucket)), generator=torch.Generator().manual_seed(0))
+    first = session.spoken.conditions[0] if session.spoken.conditions else session.spoken.blank
+    # What is made of pictures has a preview's size, so the probe goes without.
+    said = {name: first[name][None].to(device) for name in session.spoken.blank}
+    batch = Batch(x.to(device), said, ("probe",))
+    conditions, x = denoiser.condition(batch, None), denoiser.arranged(batch.latents)
+    with session.place.autocast():
+        return take_probe(_asked(denoiser, expert, device), x, torch.tensor([500.0], device=device), conditions)
+
+
+def _asked(denoiser: Denoiser, expert: str, device: torch.device) -> Denoiser:
+    if not isinstance(denoiser, Experts):
+        return denoiser
+    denoiser.bring(expert, device)
+    return denoiser.members[expert].denoiser
+
+
+def consumed_layouts(loaded: Loaded) -> list[AdapterLayout]:
+    """The spellings that a run writes: those of lora.files, or diffusers' and ComfyUI's."""
+    wanted = loaded.recipe.lora.files or ("diffusers", "comfyui")
+    return [layout for layout in registry.lora_layouts(loaded.family) if layout.name in wanted]
+
+
+def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spoken, saved: Sequence[Saved]) -> None:
+    """Load every written file onto a fresh base and compare it with its probe. Raises RunError where one is off."""
+    pipeline = registry.named(loaded.family.pipeline) if loaded.family.pipeline else None
+    for one in saved:
+        reopen = partial(open_denoiser, replace(loaded, variant=one.variant), place, spoken.blank)
+        for layout in consumed_layouts(loaded):
+            path = folder.adapter / f"{one.name}.{layout.name}.safetensors"
+            if not path.exists():
+                continue
+            with place.autocast():
+                proof = prove(path, layout, one.probe, reopen=reopen, pipeline=pipeline)
+            share = proof.difference / proof.effect if proof.effect else 0.0
+            console.print(f"proven: {path} loads and gives what was trained (off by {share:.1e} of its effect)")
