@@ -12,7 +12,7 @@ from cinelora.commands.few_steps_scores import (
     Row,
     Way,
     chance_of,
-    changed,
+    clearer,
     clip_by_clip,
     measured_words,
     spread_of,
@@ -25,12 +25,13 @@ from cinelora.preview.options import PreviewOptions
 from cinelora.toy import world
 
 
-def row(way, *, wrong_shapes, num=40, wrong_colours=()):
-    """A row of which only the named clips have a wrong shape or colour."""
+def row(way, *, clear, wrong_shapes=(), num=40, wrong_colours=()):
+    """A row with the given clearness, of which only the named clips have a wrong shape or colour."""
     seen = {name: np.ones(num, bool) for name in FACTS}
     seen["shape"][list(wrong_shapes)] = False
     seen["colour"][list(wrong_colours)] = False
-    return Row(way, seen, [np.zeros((17, 64, 64, 3), np.float32)] * num, 7.5)
+    clips = [np.zeros((17, 64, 64, 3), np.float32)] * num
+    return Row(way, seen, np.broadcast_to(np.asarray(clear, float), num), 7.5, clips)
 
 
 BASE = Way("base, 4 steps", 4, 1.0, "euler")
@@ -46,46 +47,64 @@ def test_the_sign_test_counts_all_ways_in_which_equals_can_differ(sides):
     assert chance_of(*sides) == pytest.approx(float(Fraction(sum(all_signs), len(all_signs))))
 
 
-def test_clips_that_changed_are_counted_both_ways_over_all_facts():
-    before = row(BASE, wrong_shapes=range(10), wrong_colours=[9, 10])
-    after = row(ADAPTER, wrong_shapes=[0, 20])
-    assert changed(before, after) == (10, 1)  # 1 to 10 mended, 20 lost
+def base_with(num_clearer, way=BASE, **wrong):
+    """A row beside one of clearness 0.2: this one is clearer in so many clips, less clear in the others but one."""
+    return row(way, clear=[0.3] * num_clearer + [0.1] * (39 - num_clearer) + [0.2], **wrong)
 
 
-def test_the_verdict_wants_more_than_chance_and_against_every_walk_of_equal_work():
-    better = row(ADAPTER, wrong_shapes=[0])
-    rows = [row(GUIDED, wrong_shapes=[3]), row(BASE, wrong_shapes=range(8)), better]
+def test_clearer_clips_are_counted_both_ways_without_equals():
+    assert clearer(base_with(10), row(ADAPTER, clear=0.2)) == (29, 10)
+
+
+def test_the_verdict_wants_more_than_chance_against_every_walk_of_equal_work():
+    better = row(ADAPTER, clear=0.2, wrong_shapes=[0])
+    rows = [base_with(20, GUIDED, wrong_shapes=[3]), base_with(10, wrong_shapes=range(8)), better]
     text, passed = verdict(rows)
     assert passed
     assert text == (
-        "In 4 passes a clip the adapter draws 98% of 40 clips as unseen captions say, the base 80% (euler): measurably "
-        "better (sign test, chance 0.016). With guidance the base gets 98% in 8 passes."
+        "In 4 passes a clip the adapter draws 98% of 40 clips as unseen captions say, the base 80% (euler). Its shapes "
+        "are clearer in 29 of them (sign test, chance 0.003): measurably better. With guidance the base gets 98% in 8 "
+        "passes."
     )
     told = clip_by_clip(rows)
-    assert "1 and 1 against base, 4 steps, guidance 3 (chance 1); 7 and 0 against base, 4 steps (chance 0.016)" in told
-    text, passed = verdict([row(BASE, wrong_shapes=range(5)), better])
+    assert "19 and 20 against base, 4 steps, guidance 3 (chance 1); 29 and 10 against base, 4 steps (chance 0." in told
+    text, passed = verdict([base_with(15, wrong_shapes=range(8)), better])
     assert not passed
     assert "not measurably better" in text
     renoised = Way("base, 4 steps, renoise", 4, 1.0, "renoise")
-    text, passed = verdict([row(BASE, wrong_shapes=range(8)), row(renoised, wrong_shapes=range(3)), better])
+    text, passed = verdict(
+        [base_with(0, wrong_shapes=range(8)), base_with(18, renoised, wrong_shapes=range(3)), better]
+    )
     assert not passed
     assert "80% (euler) and 92% (renoise)" in text
 
 
-def test_a_worse_adapter_does_not_pass():
-    rows = [row(BASE, wrong_shapes=[0]), row(ADAPTER, wrong_shapes=range(12))]
-    assert not verdict(rows)[1]
-    assert "0 and 11 against base, 4 steps" in clip_by_clip(rows)
+def test_a_worse_adapter_does_not_pass_nor_one_that_is_clear_but_wrong():
+    assert not verdict([base_with(39), row(ADAPTER, clear=0.2)])[1]
+    assert verdict([base_with(0), row(ADAPTER, clear=0.2)])[1]
+    assert not verdict([base_with(0), row(ADAPTER, clear=0.2, wrong_colours=[5])])[1]
+
+
+def test_clips_are_wholly_right_where_every_fact_is():
+    seen = row(BASE, clear=0, wrong_shapes=range(10), wrong_colours=[9, 10])
+    assert seen.whole.tolist() == [False] * 11 + [True] * 29
 
 
 def test_passes_and_values_follow_the_columns():
-    values = dict(zip(COLUMNS, row(GUIDED, wrong_shapes=range(4), wrong_colours=[0]).values(), strict=True))
+    values = dict(
+        zip(
+            COLUMNS,
+            row(GUIDED, clear=[0.5] * 20 + [0.1] * 20, wrong_shapes=range(4), wrong_colours=[0]).values(),
+            strict=True,
+        )
+    )
     assert values["passes"] == 8
     assert values["shape"] == pytest.approx(0.9)
     assert values["mean"] == pytest.approx((0.9 + 0.975 + 1 + 1) / 4)
     assert values["all four"] == pytest.approx(0.9)
+    assert values["clearness"] == pytest.approx(0.3)
     assert values["spread"] == 7.5
-    assert ways_table([row(BASE, wrong_shapes=[]), row(ADAPTER, wrong_shapes=[])]).row_count == 2
+    assert ways_table([row(BASE, clear=0), row(ADAPTER, clear=0)]).row_count == 2
 
 
 def test_ways_keep_the_steps_that_were_learned_where_they_are_as_many():

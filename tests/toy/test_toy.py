@@ -30,6 +30,19 @@ def test_an_empty_clip_shows_nothing():
     assert (verdict.colour, verdict.shape, verdict.direction) == (None, None, None)
 
 
+def test_clearness_is_above_zero_for_what_the_judge_names_and_falls_as_the_form_goes():
+    scene = world.base_scene(("big", "red", "cross", "right", "black"), np.random.default_rng(6))
+    for shape in world.SHAPES:
+        clip = world.render(world.Scene(**{**scene.__dict__, "shape": shape}))
+        fits = {name: judging.clearness(clip, name) for name in world.SHAPES}
+        assert [name for name, fit in fits.items() if fit > 0] == [shape] == [judging.judge(clip).shape]
+    cross, circle = (world.render(world.Scene(**{**scene.__dict__, "shape": shape})) for shape in ("cross", "circle"))
+    falling = [judging.clearness((1 - share) * cross + share * circle, "cross") for share in (0, 0.3, 0.6, 1)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] > 0.1 > 0 > falling[-1]
+    assert judging.clearness(np.full((17, 64, 64, 3), 0.5, dtype=np.float32), "cross") == -1
+
+
 @pytest.mark.parametrize(("direction", "across"), [("left", 1), ("right", 1), ("up", 0), ("down", 0)])
 def test_the_lane_of_a_thing_is_the_coordinate_that_its_way_leaves_free(direction, across):
     for seed in range(3):

@@ -60,7 +60,7 @@ def demo(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; left out, 800, or 200 with --few-steps.", min=1)
+        int | None, typer.Option(help="Optimizer steps; left out, 800, or 240 with --few-steps.", min=1)
     ] = None,
     few_steps: Annotated[
         bool, typer.Option("--few-steps", help="Distil the base to four steps without guidance, from captions alone.")

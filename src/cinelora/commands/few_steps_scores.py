@@ -5,7 +5,7 @@ in words, and clips to look at.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from cinelora.base.log import console
 from cinelora.commands.scores import FACTS, Clips, Words, right, shown, unseen_words
@@ -20,7 +21,7 @@ from cinelora.commands.session import Session, unload
 from cinelora.preview.options import PreviewOptions
 from cinelora.preview.sample import prompt_conditions
 from cinelora.toy import world
-from cinelora.toy.judge import lane
+from cinelora.toy.judge import clearness, lane
 
 NUM_TUNED = 40
 """Captions, first of those that the base has never seen, on which the demo's settings were chosen; none is measured."""
@@ -28,7 +29,7 @@ NUM_SEEDS = 2
 FIRST_SEED = 5000
 CHANCE = 0.05
 """Below this probability a difference is not called chance."""
-COLUMNS = ("passes", *FACTS, "mean", "all four", "spread")
+COLUMNS = ("passes", *FACTS, "mean", "all four", "clearness", "spread")
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,17 @@ class Way:
 
 @dataclass(frozen=True)
 class Row:
-    """What the judge saw of one way: for each fact, clip by clip, whether it is as the caption says; the clips.
+    """What the judge saw of one way, clip by clip: for each fact whether it is as the caption says; the clips.
 
-    `spread` is the standard deviation of where things run across their way, in pixels: captions leave that open.
+    `clear` is by how much the asked shape fits better than any other. `spread` is the standard deviation of where
+    things run across their way, in pixels: captions leave that open.
     """
 
     way: Way
     right: dict[str, NDArray[np.bool_]]
-    clips: Clips
+    clear: NDArray[np.float64]
     spread: float
+    clips: Clips
 
     @property
     def whole(self) -> NDArray[np.bool_]:
@@ -72,9 +75,10 @@ class Row:
         return np.logical_and.reduce(list(self.right.values()))
 
     def values(self) -> list[float]:
-        """As `COLUMNS` name them: passes, the share of each fact, their mean, of clips wholly right; the spread."""
+        """As `COLUMNS` name them: passes, shares of each fact, their mean, of clips wholly right; means."""
         shares = [float(seen.mean()) for seen in self.right.values()]
-        return [self.way.num_passes, *shares, float(np.mean(shares)), float(self.whole.mean()), self.spread]
+        whole, clear = float(self.whole.mean()), float(self.clear.mean())
+        return [self.way.num_passes, *shares, float(np.mean(shares)), whole, clear, self.spread]
 
 
 def ways_of(many: int, few: int, guidance: float, sampler: str) -> list[Way]:
@@ -101,15 +105,23 @@ def measure_ways(session: Session, ways: Sequence[Way]) -> list[Row]:
     prompts, device = [world.caption_of(*w) for w in words], str(session.place.device)
     conditions = prompt_conditions(session.encoder, prompts, device=device)
     seeds = [FIRST_SEED + k for k in range(len(words))]
-    rows = [_measured(session, way, conditions, seeds, words) for way in ways]
+    rows = [_measured(session, way, conditions=conditions, seeds=seeds, words=words) for way in ways]
     unload(session.encoder)
     return rows
 
 
-def _measured(session: Session, way: Way, conditions: Sequence, seeds: Sequence[int], words: Sequence[Words]) -> Row:
+def _measured(
+    session: Session,
+    way: Way,
+    *,
+    conditions: Sequence[Mapping[str, Tensor]],
+    seeds: Sequence[int],
+    words: Sequence[Words],
+) -> Row:
     options = way.options(session.loaded.recipe.preview)
     clips = shown(session, conditions, seeds, adapted=way.adapted, options=options)
-    return Row(way, right(clips, words), clips, spread_of(clips, words))
+    clear = [clearness(clip, asked[FACTS["shape"]]) for clip, asked in zip(clips, words, strict=True)]
+    return Row(way, right(clips, words), np.array(clear), spread_of(clips, words), clips)
 
 
 def spread_of(clips: Clips, words: Sequence[Words]) -> float:
@@ -126,25 +138,33 @@ def chance_of(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def changed(before: Row, after: Row) -> tuple[int, int]:
-    """How many clips are wholly right in the second way alone, and in the first alone."""
-    return int((after.whole & ~before.whole).sum()), int((before.whole & ~after.whole).sum())
+def clearer(before: Row, after: Row) -> tuple[int, int]:
+    """In how many clips the asked shape is clearer in the second way, and in how many in the first."""
+    return int((after.clear > before.clear).sum()), int((after.clear < before.clear).sum())
+
+
+def beats(after: Row, before: Row) -> bool:
+    """Whether shapes are clearer by more than chance, and no fewer clips are wholly right."""
+    gained, lost = clearer(before, after)
+    return gained > lost and chance_of(gained, lost) < CHANCE and after.whole.sum() >= before.whole.sum()
 
 
 def verdict(rows: Sequence[Row]) -> tuple[str, bool]:
-    """What the last row, the adapter, amounts to against the base in as many passes, and whether it is better.
+    """What the last row, the adapter, amounts to, and whether it beats every walk of the base in as many passes.
 
-    It is where it beats every such walk of the base by more than chance; walks with more passes are told beside.
+    Walks with more passes are told beside.
     """
     after, base = rows[-1], [row for row in rows if not row.way.adapted]
     equal = [row for row in base if row.way.num_passes == after.way.num_passes]
-    sides = [changed(row, after) for row in equal]
-    passed = bool(sides) and all(gained > lost and chance_of(gained, lost) < CHANCE for gained, lost in sides)
+    passed = bool(equal) and all(beats(after, row) for row in equal)
+    sides = [clearer(row, after) for row in equal]
+    shares = " and ".join(f"{_share(row)} ({row.way.sampler})" for row in equal)
     text = (
-        f"In {after.way.num_passes} passes a clip the adapter draws {_share(after)} of {len(after.whole)} clips "
-        f"as unseen captions say, the base {' and '.join(f'{_share(row)} ({row.way.sampler})' for row in equal)}: "
-        f"{'measurably better' if passed else 'not measurably better'} (sign test, chance "
-        f"{' and '.join(f'{chance_of(*both):.2g}' for both in sides)})."
+        f"In {after.way.num_passes} passes a clip the adapter draws {_share(after)} of {len(after.whole)} clips as "
+        f"unseen captions say, the base {shares}. Its shapes are clearer in "
+        f"{' and '.join(str(gained) for gained, _ in sides)} of them (sign test, chance "
+        f"{' and '.join(f'{chance_of(*both):.1g}' for both in sides)}): "
+        f"{'measurably better' if passed else 'not measurably better'}."
     )
     more = [f"{_share(row)} in {row.way.num_passes}" for row in base if row.way.num_passes > after.way.num_passes]
     return text + (f" With guidance the base gets {' and '.join(more)} passes." if more else ""), passed
@@ -155,13 +175,13 @@ def _share(row: Row) -> str:
 
 
 def clip_by_clip(rows: Sequence[Row]) -> str:
-    """How many clips the last row, the adapter, and each walk of the base have right where the other is wrong."""
-    found = [(row, *changed(row, rows[-1])) for row in rows if not row.way.adapted]
+    """In how many clips the last row, the adapter, has a clearer shape than each walk of the base, and the reverse."""
+    found = [(row, *clearer(row, rows[-1])) for row in rows if not row.way.adapted]
     told = [
-        f"{gained} and {lost} against {row.way.name} (chance {chance_of(gained, lost):.2g})"
+        f"{gained} and {lost} against {row.way.name} (chance {chance_of(gained, lost):.1g})"
         for row, gained, lost in found
     ]
-    return f"Clips wholly right with the adapter alone, and with the base alone: {'; '.join(told)}."
+    return f"Clips with a clearer shape from the adapter, and from the base: {'; '.join(told)}."
 
 
 def ways_table(rows: Sequence[Row]) -> Table:

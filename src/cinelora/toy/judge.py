@@ -154,6 +154,23 @@ def _mean_picture(inside: Pixels) -> Pixels:
     return total / len(inside)
 
 
+def _form(inside: Pixels) -> Pixels:
+    """The mean picture of the frames in which something is seen; there must be one."""
+    return _mean_picture(np.stack([frame for frame in inside if frame.sum() > MIN_AREA * frame.size]))
+
+
+def clearness(clip: Pixels, shape: str) -> float:
+    """By how much `shape` fits what is seen better than the best other one, as shares of overlap; -1 for nothing seen.
+
+    Above 0 is where `judge` names it; finer than that, since it tells a sharp cross from one that is almost a circle.
+    """
+    inside, _ = foreground(clip)
+    if len(_centres(inside)) < len(clip) // 2:
+        return -1.0
+    overlaps = _overlaps(_form(inside))
+    return overlaps[shape] - max(fit for name, fit in overlaps.items() if name != shape)
+
+
 def judge(clip: Pixels) -> Verdict:
     """Name what a clip shows. `clip` is F H W 3 in [0, 1]."""
     inside, colour = foreground(clip)
@@ -161,7 +178,7 @@ def judge(clip: Pixels) -> Verdict:
     centres = _centres(inside)
     if len(centres) < len(clip) // 2:
         return Verdict(None, None, None, background)
-    overlaps = _overlaps(_mean_picture(np.stack([frame for frame in inside if frame.sum() > MIN_AREA * frame.size])))
+    overlaps = _overlaps(_form(inside))
     third = max(1, len(centres) // 4)
     first, last = np.mean(centres[:third], axis=0), np.mean(centres[-third:], axis=0)
     move = last - first
