@@ -71,11 +71,11 @@ def test_the_page_shows_every_way_and_the_sheet_the_clips_beside_each_other(tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_four_distilled_steps_beat_the_bases_four(tmp_path):
-    """The whole verb: better than the base in as many passes, by more than chance, on captions nothing has seen."""
+    """The verb with half its steps: better than the base in as many passes, by more than chance, on unseen captions."""
     before = torch.get_num_threads()
     out = tmp_path / "few"
     try:
-        demo_few_steps(out, clips=None, steps=None)
+        demo_few_steps(out, clips=None, steps=120)
     finally:
         torch.set_num_threads(before)
     found = json.loads((out / "demo.json").read_text())

@@ -11,7 +11,7 @@ from cinelora.media.write import write_png
 
 QUICK = ("--prompt", "a red circle", "--steps", "1", "--guidance", "1", "--frames", "1", "--size", "32", "32")
 FAMILY = registry.FAMILIES["wan"]
-LAYOUTS = {layout.name: layout for layout in registry.lora_layouts(FAMILY)}
+LAYOUTS = {layout.name: layout for layout in registry.lora_layouts(FAMILY, FAMILY.variants["tiny"])}
 
 
 def adapter(variant="tiny", *, without=(), rank=2, num_blocks=None) -> dict[str, torch.Tensor]:
@@ -187,3 +187,15 @@ def test_an_adapter_that_calls_itself_the_other_expert_is_told(draw, tmp_path):
     assert "--model wan/tiny-high" in said
     assert "calls itself" not in draw(path, model="wan/tiny-high")[1]
     assert "calls itself" not in draw(path)[1]
+
+
+def test_a_negative_prompt_leads_away_where_there_is_guidance(draw, tmp_path):
+    path = written(tmp_path / "a.safetensors", adapter(), "musubi", alpha=1.0)
+    drawn = []
+    for words in ((), ("--negative-prompt", "a red cross moves left on a black background")):
+        assert draw(path, "--guidance", "3", *words)[0] == 0
+        drawn.append((tmp_path / "drawn" / "00.mp4").read_bytes())
+    assert drawn[0] != drawn[1]
+    code, said = draw(path, "--guidance", "1", "--negative-prompt", "blurred")
+    assert code == 2
+    assert "negative_prompt has no effect with guidance = 1" in said

@@ -65,6 +65,22 @@ def test_nothing_is_enlarged_unless_asked(height, width, upscale):
         assert bucket.width <= min(width, table[1])
 
 
+def test_models_that_take_whole_groups_of_frames():
+    """v3 and v4: 8k or 1, v2: 9k or 1; what is too short for a group is a single picture."""
+    for size in (8, 9):
+        grouped = Geometry(fps=8, frames=16 * size, height=384, width=672, group_frames=size)
+        for kind, frames, wanted in (
+            ("image", 1, 1),
+            ("video", 16 * size, 16 * size),
+            ("video", 3 * size - 1, 2 * size),
+            ("video", size - 1, 1),
+        ):
+            one = facts(1080, 1920, frames, kind=kind)
+            assert bucket_for(one, rules(short="fit"), grouped) == Bucket(wanted, 384, 672)
+            reference = rules(short="fit", compat="easyanimate", fps="source")
+            assert grouped.fits_frames(bucket_for(one, reference, grouped).frames)
+
+
 def test_other_models_have_other_multiples():
     coarse = Geometry(fps=8, frames=49, height=384, width=640, size_multiple=64)
     assert bucket_for(facts(480, 640), rules(), coarse) == Bucket(49, 384, 576)  # 416 x 576 in steps of 64

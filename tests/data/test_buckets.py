@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cinelora.base.errors import RecipeError
 from cinelora.contracts.geometry import Geometry
-from cinelora.data.buckets import aspect_grid, check_options, frames_for, size_for
+from cinelora.data.buckets import aspect_grid, check_options, frames_for, size_for, videox_rules
 from cinelora.data.options import DataOptions
 
 WAN = Geometry(fps=16, frames=81, height=480, width=832)
@@ -161,6 +161,14 @@ def test_a_reference_that_cuts_to_4k_1_needs_a_model_that_takes_this(compat):
     check_options(options(compat=compat), WAN)
     with pytest.raises(RecipeError, match="clips of 4k\\+1 frames"):
         check_options(options(compat=compat, frames=[16]), Geometry(8, 16, 320, 512, 1, 0))
+    with pytest.raises(RecipeError, match="clips of 4k\\+1 frames"):
+        check_options(options(compat=compat, frames=[18]), Geometry(8, 18, 320, 512, group_frames=9))
+
+
+def test_the_rules_of_easyanimate_know_models_that_take_whole_groups():
+    grouped, plain = videox_rules(options(), Geometry(8, 144, 512, 512, group_frames=9)), videox_rules(options(), WAN)
+    assert (grouped.interval, grouped.first_alone, grouped.whole_frames(100)) == (9, False, 99)
+    assert (plain.interval, plain.first_alone, plain.whole_frames(100)) == (4, True, 97)
 
 
 def test_clips_of_one_frame_cannot_be_cropped_in_time():

@@ -22,6 +22,9 @@ def geometry(**changes):
         (8, {"frames_offset": 0}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
         (3, {"frames_per_latent": 1, "frames_offset": 0}, [[0], [1], [2]]),
         (17, {"frames_per_latent": 8}, [[0], list(range(1, 9)), list(range(9, 17))]),
+        (8, {"frames_offset": 0, "group_frames": 8}, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (1, {"frames_offset": 0, "group_frames": 8}, [[0]]),
+        (18, {"group_frames": 9}, [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9], [10, 11, 12, 13], [14, 15, 16, 17]]),
     ],
 )
 def test_cells_are_means_over_their_pixels_and_frames(frames, changes, groups):
@@ -50,8 +53,8 @@ def test_the_tower_plays_its_role():
     clip = Clip(Slot(record, Bucket(9, 16, 16)), torch.zeros(3, 9, 16, 16), "", 8.0, torch.ones(9, 16, 16))
     (given,) = tower.encode([clip])
     assert tuple(given) == tower.gives
-    prints = {MaskTower(geometry(**c)).fingerprint() for c in ({}, {"latent_cell": 16}, {"frames_offset": 0})}
-    assert len(prints) == 3
+    changes = ({}, {"latent_cell": 16}, {"frames_offset": 0}, {"group_frames": 9})
+    assert len({MaskTower(geometry(**change)).fingerprint() for change in changes}) == 4
 
 
 def test_it_concerns_records_with_masks_alone():

@@ -23,7 +23,7 @@ from cinelora.data.plan import make_plan
 from cinelora.data.sources import Listing, read_records
 from cinelora.data.worklist import tasks_of
 from cinelora.families.fake.encode import FakeEncoder, FakeVae
-from cinelora.preview.sample import picture_conditions
+from cinelora.preview.pictures import picture_conditions
 from media.makers import encode, flat_frames
 
 TINY = Geometry(fps=8, frames=9, height=32, width=32, latent_channels=4)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import cogvideox_bases
+import easyanimate_bases
 import pytest
 from wan_bases import SMALL_NETWORK, write_base
 
 from cinelora.families.cogvideox.card import TINY as COGVIDEOX_TINY
+from cinelora.families.easyanimate.card import TINY as EASYANIMATE_TINY
 from cinelora.families.wan.card import TINY
 
 
@@ -26,3 +28,10 @@ def tiny_base(tmp_path_factory) -> Path:
 def cogvideox_base(tmp_path_factory) -> Path:
     """A base of CogVideoX's variant "tiny", with random weights."""
     return cogvideox_bases.write_base(tmp_path_factory.mktemp("cogvideox-tiny"), dict(COGVIDEOX_TINY.network))
+
+
+@pytest.fixture(scope="session")
+def easyanimate_bases_of(tmp_path_factory) -> dict[str, Path]:
+    """Bases of EasyAnimate's small variants, with random weights, by variant."""
+    folder = tmp_path_factory.mktemp("easyanimate-tiny")
+    return {one.name: easyanimate_bases.write_base(folder / one.name, one) for one in EASYANIMATE_TINY.values()}

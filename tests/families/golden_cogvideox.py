@@ -358,8 +358,8 @@ def traced(case: Case, process: Ddpm, run: Callable) -> tuple[list, torch.Tensor
     draws = iter(case.io["dpm.draws"])
 
     class Traced:
-        def sampler(self, num_steps, kind, places=()):
-            inner = process.sampler(num_steps, kind, places)
+        def sampler(self, num_steps, kind, places=(), *, strength=1.0):
+            inner = process.sampler(num_steps, kind, places, strength=strength)
             step = inner.step
 
             def told(prediction, t, x):

@@ -29,10 +29,12 @@ from cinelora.lora.prove import prove, take_probe
 from cinelora.lora.targets import linears, sizes
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import check_pictures
+from cinelora.preview.pictures import check_pictures
 
 BASES = {"fake": None, "wan": "tiny_base", "cogvideox": "cogvideox_base"}
 """The fixture that writes a base for the family's variant "tiny", or None where it needs none."""
+VERSIONS = {f"easyanimate/tiny-v{version}": "easyanimate_bases_of" for version in ("5.1", "5", "4", "3", "2")}
+"""Of families whose versions are networks of their own: a fixture with a base for each of these variants."""
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Subject:
         denoiser.text_dropout = 0.1
         return denoiser
 
+    @property
+    def lora_layouts(self):
+        return registry.lora_layouts(self.family, self.variant)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(map(int, shape.split())) for name, shape in self.variant.conditions.items()}
 
@@ -66,7 +72,7 @@ class Subject:
     @property
     def bucket(self) -> Bucket:
         geometry = self.variant.geometry
-        return Bucket(geometry.floor_frames(geometry.frames_per_latent + geometry.frames_offset), 32, 48)
+        return Bucket(geometry.few_frames, 32, 48)
 
     def clip(self, caption="a small red circle", seed=0) -> Clip:
         record = Record(f"clips/{seed}", "clips", "video", (Path("a.mp4"),), caption, "a.mp4")
@@ -77,6 +83,10 @@ class Subject:
     def inputs(self, count=2) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         rng = torch_rng("inputs")
         conditions = {name: torch.randn(count, *shape, generator=rng) for name, shape in self.shapes().items()}
+        for name in conditions:
+            if name.endswith("_mask"):  # another length for each clip
+                lengths = conditions[name].shape[1] // 2 + torch.arange(count)[:, None]
+                conditions[name] = (torch.arange(conditions[name].shape[1]) < lengths).float()
         return torch.randn(count, *self.latents, generator=rng), torch.tensor([120.0, 800.0])[:count], conditions
 
     def batch(self, count=8) -> Batch:
@@ -84,12 +94,17 @@ class Subject:
         return Batch(x, conditions, tuple(f"clip {k}" for k in range(count)))
 
 
-@pytest.fixture(scope="module", params=sorted(registry.FAMILIES))
+@pytest.fixture(scope="module", params=sorted((BASES | VERSIONS).keys()))
 def subject(request) -> Subject:
-    family = registry.FAMILIES[request.param]
-    fixture = BASES[family.name]
-    base = str(request.getfixturevalue(fixture)) if fixture else "embedded"
-    return Subject(family, family.variants["tiny"], base)
+    name, _, version = request.param.partition("/")
+    family, fixture = registry.FAMILIES[name], (BASES | VERSIONS)[request.param]
+    made = request.getfixturevalue(fixture) if fixture else "embedded"
+    variant = family.variants[version or "tiny"]
+    return Subject(family, variant, str(made[variant.name] if version else made))
+
+
+def test_every_family_is_under_test():
+    assert {name.partition("/")[0] for name in BASES | VERSIONS} == set(registry.FAMILIES)
 
 
 def stir(adapters) -> None:
@@ -109,10 +124,15 @@ def test_card_names_things_that_exist(subject):
     family = subject.family
     for target in (family.open_encoder, family.open_denoiser, family.skeleton, *filter(None, [family.pipeline])):
         assert callable(registry.named(target))
-    assert all(isinstance(one, AdapterLayout) for one in registry.lora_layouts(family))
-    assert tuple(one.name for one in registry.lora_layouts(family)) == family.adapter_files
-    assert {one.name for one in registry.lora_layouts(family) if one.dora} <= set(DORA_FILES)
-    assert all(isinstance(one, Layout) for one in registry.named(family.weight_layouts))
+    for variant in family.variants.values():
+        layouts = registry.lora_layouts(family, variant)
+        assert all(isinstance(one, AdapterLayout) for one in layouts)
+        assert tuple(one.name for one in layouts) == family.adapter_files
+        assert {one.name for one in layouts if one.dora} <= set(DORA_FILES)
+        weights = registry.named(variant.weight_layouts or family.weight_layouts)
+        assert all(isinstance(one, Layout) for one in weights)
+    assert family.default_files
+    assert set(family.default_files) <= set(family.adapter_files)
     assert {variant.name for variant in family.variants.values()} == set(family.variants)
     json.dumps({name: [dict(v.process), dict(v.sampling)] for name, v in family.variants.items()})
 
@@ -218,7 +238,9 @@ def test_fingerprints_hold_still(subject):
     assert len(set(first)) == len(first)
 
 
-@pytest.mark.parametrize("subject", sorted(name for name, fixture in BASES.items() if fixture), indirect=True)
+@pytest.mark.parametrize(
+    "subject", sorted(name for name, fixture in (BASES | VERSIONS).items() if fixture), indirect=True
+)
 def test_fingerprints_follow_the_weights_and_not_the_folder(subject, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(subject.base, copy)
@@ -252,7 +274,8 @@ def test_unloading_frees_the_network(subject):
 def test_prediction_has_the_shape_and_format_of_x(subject, dtype):
     x, t, conditions = subject.inputs()
     out = subject.denoiser(dtype).predict(x, t, conditions)
-    assert out.shape == x.shape
+    doubled = (x.shape[0], 2 * x.shape[1], *x.shape[2:])  # a network that says how sure it is
+    assert out.shape in (x.shape, doubled)
     assert out.dtype == x.dtype
     assert out.isfinite().all()
 
@@ -312,7 +335,7 @@ def test_adapter_files_in_every_layout(subject, tmp_path):
     denoiser, (x, t, conditions) = subject.denoiser(), subject.inputs()
     adapters = subject.adapt(denoiser, alpha=3.0)
     stir(adapters)
-    probe, layouts = take_probe(denoiser, x, t, conditions), registry.lora_layouts(subject.family)
+    probe, layouts = take_probe(denoiser, x, t, conditions), subject.lora_layouts
     pipeline = registry.named(subject.family.pipeline) if subject.family.pipeline else None
     for layout in layouts:
         path = tmp_path / f"{layout.name}.safetensors"
@@ -328,7 +351,7 @@ def test_adapter_files_in_every_layout(subject, tmp_path):
 
 
 def test_adapter_layouts_are_inverse_and_know_their_own(subject):
-    layouts = registry.lora_layouts(subject.family)
+    layouts = subject.lora_layouts
     native = subject.adapt(subject.denoiser(), targets=list(subject.family.lora_presets)[-1]).tensors()
     spellings = {layout.name: layout.from_native(native) for layout in layouts}
     assert len({tuple(sorted(keys)) for keys in spellings.values()}) == len(layouts)
@@ -341,7 +364,7 @@ def test_adapter_layouts_are_inverse_and_know_their_own(subject):
 
 
 def test_weight_layouts_are_inverse_and_know_their_own(subject):
-    layouts = registry.named(subject.family.weight_layouts)
+    layouts = registry.named(subject.variant.weight_layouts or subject.family.weight_layouts)
     native = next(iter(subject.denoiser().parts().values())).state_dict()
     for layout in layouts:
         keys = layout.from_native(native)

@@ -28,7 +28,8 @@ from cinelora.lora.options import LoraOptions
 from cinelora.lora.prove import prove, take_probe
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
-from cinelora.preview.sample import Walk, check_pictures, picture_conditions, walk
+from cinelora.preview.pictures import check_pictures, picture_conditions
+from cinelora.preview.sample import Walk, walk
 from media.makers import encode, flat_frames
 
 CLIP_SMALL = {

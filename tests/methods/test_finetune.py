@@ -161,6 +161,13 @@ def test_what_the_denoiser_was_given_is_no_loss():
     assert both.value.item() == pytest.approx(targets(CLIPS)[:, :, 1:3].square().mean().item(), rel=1e-5)
 
 
+def test_motion_of_a_prediction_with_a_learned_variance_is_its_means():
+    target = torch.randn(1, 2, 4, 2, 2)
+    prediction, one = torch.randn(1, 2, 4, 2, 2), Batch(target, {}, ("a",))
+    both = torch.cat([prediction, torch.randn(1, 2, 4, 2, 2)], 1)
+    assert motion_error(both, target, one) == motion_error(prediction, target, one)
+
+
 def test_a_share_of_the_loss_is_motion_in_training_alone():
     method, plain = of_clips(Still(), motion_loss=0.25), of_clips(Still())
     loss = method.loss("adapter", CLIPS, torch_rng("x"), torch_rng("shared"))

@@ -125,3 +125,14 @@ def test_the_stochastic_walk_draws_each_clips_noise_from_its_own_generator():
 
     torch.testing.assert_close(walked([1, 2])[1:], walked([2]), rtol=1e-4, atol=1e-5)
     assert not math.isclose(float(walked([1])[0, 0, 0, 0, 0]), float(walked([3])[0, 0, 0, 0, 0]))
+
+
+def test_a_learned_variance_behind_the_prediction_counts_for_nothing():
+    process = Ddpm(options())
+    noised = process.mix(torch.zeros(2, 3, 1, 2, 2), torch.randn(2, 3, 1, 2, 2), torch.tensor([10, 700]))
+    prediction, batch = torch.randn(2, 3, 1, 2, 2), Batch(noised.x, {}, ("a", "b"))
+    both = torch.cat([prediction, torch.full_like(prediction, 9.0)], 1)
+    assert torch.equal(process.loss(both, noised, batch).each, process.loss(prediction, noised, batch).each)
+    assert torch.equal(process.clean_of(both, noised.x, noised.t), process.clean_of(prediction, noised.x, noised.t))
+    with pytest.raises(ValueError, match="4 channels for latents of 3"):
+        process.loss(both[:, :4], noised, batch)

@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from pydantic import ValidationError
 
 from cinelora.base.errors import RecipeError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch
 from cinelora.contracts.roles import Process, Sampler
+from cinelora.noise.gaussian import shared_in_time
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.noise.samplers import SAMPLERS
@@ -196,3 +198,60 @@ def test_bad_samplers_are_refused(kind, steps, word):
 def test_bad_options_are_refused(options):
     with pytest.raises(ValidationError):
         NoiseOptions(**options)
+
+
+def test_previews_may_have_a_shift_of_their_own():
+    """EasyAnimate v5.1: sampled with mu = 1, s' = e / (e + 1 / s - 1), and trained without."""
+    own = flow(sampling_shift=math.e)
+    sampler = own.sampler(4, "euler")
+    expected = [math.e / (math.e + 1 / s - 1) for s in (1.0, 0.75, 0.5, 0.25)]
+    torch.testing.assert_close(sampler.times(), 1000 * torch.tensor(expected))
+    drawn, plain = (process.noise(torch.zeros(64, 1, 1, 1, 1), torch_rng(1)) for process in (own, flow()))
+    assert torch.equal(drawn.sigma, plain.sigma)
+    torch.testing.assert_close(own.sampler(4, "renoise").sigmas, torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
+
+
+def test_euler_table_goes_over_the_levels_of_easyanimates_scheduler():
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    theirs.set_timesteps(7, mu=1.0)
+    ours = flow(sampling_shift=math.e).sampler(7, "euler-table")
+    torch.testing.assert_close(ours.sigmas, theirs.sigmas)
+    torch.testing.assert_close(ours.times(), theirs.timesteps)
+    assert flow().sampler(1, "euler-table").sigmas.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+def test_errors_of_outliers_count_as_none_and_stay_in_the_mean(kind):
+    process = open_process(NoiseOptions(kind=kind, max_error=2.0))
+    level = torch.tensor([0.5]) if kind == "flow" else torch.tensor([400])
+    noised = process.mix(torch.zeros(1, 1, 1, 2, 2), torch.ones(1, 1, 1, 2, 2), level)
+    off = torch.tensor([1.0, 2.0, 2.001, -50.0]).view(1, 1, 1, 2, 2)
+    loss = process.loss(noised.target + off, noised, Batch(noised.x, {}, ("a",)))
+    assert loss.value.item() == pytest.approx((1 + 4) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm", "sigma"])
+def test_frames_may_share_noise(kind):
+    process = open_process(NoiseOptions(kind=kind, frame_share=0.5))
+    clean = torch.zeros(400, 1, 5, 4, 4)
+    noised = process.noise(clean, torch_rng("shared"))
+    noise = noised.target if kind != "ddpm" else (noised.x / noised.sigma.view(-1, 1, 1, 1, 1))
+    fresh = [frame.flatten() for frame in noise.unbind(2)]
+    assert fresh[0].std().item() == pytest.approx(1.0, abs=0.03)
+    # n_k = (n_(k-1) + e) / 2: the variance falls from 1 to 1/2, 3/8, ... towards 1/3.
+    assert fresh[1].var().item() == pytest.approx(0.5, abs=0.02)
+    assert fresh[2].var().item() == pytest.approx(0.375, abs=0.02)
+    assert (fresh[1] * fresh[0]).mean().item() == pytest.approx(0.5, abs=0.02)
+    even = process.at(clean, torch.full((400,), 0.5), torch_rng("shared"))
+    told = even.target if kind != "ddpm" else even.x / even.sigma.view(-1, 1, 1, 1, 1)
+    assert told[:, :, -1].std().item() == pytest.approx(1.0, abs=0.03), "held-out losses are without it"
+
+
+def test_shared_noise_is_the_references_recursion():
+    noise = torch.randn(2, 3, 4, 2, 2)
+    found = shared_in_time(noise, 0.25)
+    wanted = noise.clone()
+    for k in range(1, 4):
+        wanted[:, :, k] = 0.25 * wanted[:, :, k - 1] + 0.75 * noise[:, :, k]
+    torch.testing.assert_close(found, wanted)
+    assert shared_in_time(noise, 0.0) is noise

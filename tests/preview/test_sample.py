@@ -15,15 +15,8 @@ from cinelora.families.fake.encode import FakeEncoder, FakeVae, caption_tokens
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import PreviewOptions
-from cinelora.preview.sample import (
-    Walk,
-    check_pictures,
-    decode,
-    picture_conditions,
-    prompt_conditions,
-    walk,
-    walk_of,
-)
+from cinelora.preview.pictures import START, check_pictures, picture_conditions
+from cinelora.preview.sample import Walk, decode, prompt_conditions, walk, walk_of
 
 VARIANT = CARD.variants["tiny"]
 HOW = Walk((4, 3, 4, 4), num_steps=4, guidance=3.0, sampler="euler")
@@ -245,3 +238,43 @@ def test_decode_maps_minus_one_to_one_onto_bytes():
     assert pixels.shape == (2, 5, 8, 8, 3)
     assert (pixels[0] == [0, 255, 128]).all()
     assert (pixels[1] == 255).all()
+
+
+def test_clips_go_on_from_given_latents_with_part_of_the_walk():
+    """Of a flow the first x is (1 - sigma) clean + sigma noise, sigma that of the first step that is walked."""
+    clean, asked = torch.full((4, 3, 4, 4), 7.0), []
+
+    class Watching(Straight):
+        def condition(self, batch, rng):
+            assert START not in batch.conditions
+            assert torch.equal(batch.latents[0], clean)
+            return super().condition(batch, rng)
+
+        def predict(self, x, t, conditions):
+            asked.append((float(t[0]), x.clone()))
+            return super().predict(x, t, conditions)
+
+    process, how = open_process(NoiseOptions(kind="flow")), replace(HOW, guidance=1.0)
+    said = [{**one, START: clean} for one in prompt_conditions(FakeEncoder(), PROMPTS[:1])]
+    blank = FakeEncoder().blank()
+    half = replace(how, strength=0.5)
+    walk(Watching(), process, said, blank=blank, seeds=[3], how=half)
+    assert [t for t, _ in asked] == [500.0, 250.0]
+    noise = torch.randn(1, 4, 3, 4, 4, generator=torch_rng("preview", 3))
+    torch.testing.assert_close(asked[0][1], 0.5 * clean + 0.5 * noise)
+    asked.clear()
+    walk(Watching(), process, said, blank=blank, seeds=[3], how=how)
+    assert len(asked) == how.num_steps
+    torch.testing.assert_close(asked[0][1], noise)
+    with pytest.raises(ValueError, match="go on from"):
+        walk(Straight(), process, [{**said[0], START: clean[:, :2]}], blank=blank, seeds=[3], how=half)
+
+
+@pytest.mark.parametrize("kind", ["renoise", "unipc"])
+def test_walks_that_draw_noise_or_look_back_can_begin_in_the_middle(kind):
+    process, how = open_process(NoiseOptions(kind="flow")), replace(HOW, sampler=kind, strength=0.5)
+    said = [{**one, START: torch.zeros(4, 3, 4, 4)} for one in prompt_conditions(FakeEncoder(), PROMPTS)]
+    blank, seeds = FakeEncoder().blank(), [1, 2, 3]
+    sizes = (replace(how, micro_size=k) for k in (1, 3))
+    both = [walk(Straight(), process, said, blank=blank, seeds=seeds, how=size) for size in sizes]
+    torch.testing.assert_close(*both)

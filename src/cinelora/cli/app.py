@@ -135,6 +135,21 @@ def train(
     run(recipe, sets=sets or [], resume=resume)
 
 
+_ONE_OR_EACH = "one for all prompts, or one for each."
+Starts = Annotated[
+    list[str] | None, typer.Option(help=f"Picture to start from, for variants that take one: {_ONE_OR_EACH}")
+]
+Ends = Annotated[list[str] | None, typer.Option(help=f"Picture to end at, for variants that can: {_ONE_OR_EACH}")]
+Films = Annotated[list[str] | None, typer.Option(help=f"Video to go on from: {_ONE_OR_EACH}")]
+FilmStrength = Annotated[
+    float | None, typer.Option(help="How much of the video is drawn anew, up to 1 = all; left out, 0.7.")
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(help="The alpha of the training, for files that do not state it, such as VideoX-Fun's PEFT files."),
+]
+
+
 @app.command()
 def sample(
     lora: Annotated[Path, typer.Argument(help="An adapter file, or the folder of a run.")],
@@ -156,17 +171,13 @@ def sample(
         str,
         typer.Option(help="Solver, one of preview.sampler; left out, a distilled adapter's own, else the variant's."),
     ] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from; else the empty caption.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the first video; the next ones count up.")] = 0,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(help="Picture to start from, for variants that take one: one for all prompts, or one for each."),
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="The alpha of the training, for files that do not state it, such as VideoX-Fun's PEFT files."
-        ),
-    ] = None,
+    image: Starts = None,
+    end_image: Ends = None,
+    video: Films = None,
+    video_strength: FilmStrength = None,
+    alpha: Alpha = None,
     allow_missing: Annotated[
         bool,
         typer.Option("--allow-missing", help="Leave out what the base has no place for, and say what that is."),
@@ -187,8 +198,12 @@ def sample(
         num_steps=steps,
         guidance=guidance,
         sampler=sampler,
+        negative_prompt=negative_prompt,
         seed=seed,
         images=tuple(image or ()),
+        end_images=tuple(end_image or ()),
+        videos=tuple(video or ()),
+        video_strength=video_strength,
         alpha=alpha,
         allow_missing=allow_missing,
         frames=frames,

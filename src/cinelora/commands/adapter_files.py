@@ -65,7 +65,7 @@ def _whole(session: Session) -> AdapterFile:
 
 def _write_layouts(session: Session, name: str, file: AdapterFile) -> None:
     """A file of each layout that is asked for; those that an earlier part of the run wrote are not left to grow old."""
-    for layout in registry.lora_layouts(session.loaded.family):
+    for layout in registry.lora_layouts(session.loaded.family, session.loaded.variant):
         (session.folder.adapter / f"{name}.{layout.name}.safetensors").unlink(missing_ok=True)
     for layout in consumed_layouts(session.loaded):
         if reason := cannot_carry(file, layout):
@@ -118,7 +118,7 @@ def _probe(session: Session, expert: str) -> Probe:
     denoiser, device = session.denoiser, session.place.device
     geometry = session.loaded.variant.geometry
     side = 2 * geometry.size_multiple
-    bucket = Bucket(geometry.floor_frames(geometry.frames_per_latent + geometry.frames_offset), side, side)
+    bucket = Bucket(geometry.few_frames, side, side)
     x = torch.randn((1, *geometry.latent_shape(bucket)), generator=torch.Generator().manual_seed(0))
     first = session.spoken.conditions[0] if session.spoken.conditions else session.spoken.blank
     # What is made of pictures has a preview's size, so the probe goes without.
@@ -137,9 +137,9 @@ def _asked(denoiser: Denoiser, expert: str, device: torch.device) -> Denoiser:
 
 
 def consumed_layouts(loaded: Loaded) -> list[AdapterLayout]:
-    """The spellings that a run writes: those of lora.files, or diffusers' and ComfyUI's."""
-    wanted = loaded.recipe.lora.files or ("diffusers", "comfyui")
-    return [layout for layout in registry.lora_layouts(loaded.family) if layout.name in wanted]
+    """The spellings that a run writes: those of lora.files, or the family's own choice."""
+    wanted = loaded.recipe.lora.files or loaded.family.default_files
+    return [layout for layout in registry.lora_layouts(loaded.family, loaded.variant) if layout.name in wanted]
 
 
 def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spoken, saved: Sequence[Saved]) -> None:

@@ -1,17 +1,21 @@
 """Owns the early looks, before any weight is read: targets, the base's headers, what previews start from."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError
+from cinelora.base.errors import Problems, RecipeError, WeightsError
+from cinelora.base.log import console
 from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
 from cinelora.contracts.card import Variant
 from cinelora.data.encoding import runs
 from cinelora.families import registry
 from cinelora.lora.targets import sizes
+from cinelora.nets.schedule import contradictions
 from cinelora.noise.registry import open_process
-from cinelora.preview.sample import check_pictures
+from cinelora.preview.options import preview_bucket
+from cinelora.preview.pictures import check_film, check_pictures
 
 
 def check_targets(loaded: Loaded) -> None:
@@ -79,9 +83,10 @@ def _fits(loaded: Loaded, variant: Variant) -> bool:
 
 
 def check_base_at_hand(loaded: Loaded) -> None:
-    """`check_base` for a base that is on this machine; one on the Hub is looked at when it is fetched."""
+    """Look at a base and its schedule that are on this machine; one on the Hub is looked at when it is fetched."""
     if loaded.base == "embedded" or Path(loaded.base).exists():
         check_base(loaded)
+        check_schedule(loaded)
 
 
 def check_previews(loaded: Loaded) -> None:
@@ -93,18 +98,44 @@ def check_previews(loaded: Loaded) -> None:
     if not options.prompts:
         return
     try:
-        check_pictures(encoder_of(loaded), len(options.images))
-        open_process(loaded.recipe.noise).sampler(options.num_steps, options.sampler, options.denoising_steps)
+        check_pictures(encoder_of(loaded), len(options.images), len(options.end_images))
+        process, strength = open_process(loaded.recipe.noise), options.strength_of_videos
+        process.sampler(options.num_steps, options.sampler, options.denoising_steps, strength=strength)
+        _check_files(loaded)
     except RecipeError as error:
         raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
-    missing = [path for path in pictures_of(loaded) if not path.is_file()]
-    if missing:
-        where, do = "preview.images", "correct the path, which starts from the recipe's folder"
-        found = ", ".join(map(str, missing))
-        problem = Problem("a picture to start from is missing", found=found, where=where, do=do)
-        raise RecipeError(loaded.source.located(problem))
 
 
-def pictures_of(loaded: Loaded) -> list[Path]:
-    """The pictures that previews start from; relative ones from the recipe's folder."""
-    return [loaded.folder / Path(image).expanduser() for image in loaded.recipe.preview.images]
+_STARTS = {"images": "a picture to start from", "end_images": "a picture to end at", "videos": "a video to go on from"}
+
+
+def _check_files(loaded: Loaded) -> None:
+    """See that what previews start from is there, and videos long enough. Raises RecipeError, DataError."""
+    problems = Problems(RecipeError)
+    for name, what in _STARTS.items():
+        missing = [path for path in starts_of(loaded, name) if not path.is_file()]
+        if missing:
+            found, do = ", ".join(map(str, missing)), "correct the path, which starts from the recipe's folder"
+            problems.add(f"{what} is missing", found=found, where=f"preview.{name}", do=do)
+    problems.raise_if_any()
+    geometry = loaded.variant.geometry
+    for path in starts_of(loaded, "videos"):
+        check_film(path, preview_bucket(loaded.recipe.preview, geometry), geometry.fps)
+
+
+def starts_of(loaded: Loaded, name: str) -> list[Path]:
+    """What previews start from: "images", "end_images" or "videos"; relative ones from the recipe's folder."""
+    return [loaded.folder / Path(file).expanduser() for file in getattr(loaded.recipe.preview, name)]
+
+
+def check_schedule(loaded: Loaded) -> None:
+    """Tell where [noise] is another process than the one which the base says that it was trained with.
+
+    A recipe may mean it so, thus it is no error. Raises WeightsError where the base's file is damaged.
+    """
+    stated = registry.stated_noise(loaded.family, loaded.variant, loaded.base)
+    for name, (own, said) in contradictions(stated, loaded.recipe.noise.model_dump()).items():
+        told = f"the base's scheduler config says {own!r}"
+        console.print(
+            f"warning: noise.{name} is {said!r}, and {told}; set noise.{name} = {json.dumps(own)} to train as it was"
+        )

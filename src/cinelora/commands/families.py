@@ -11,5 +11,6 @@ def families() -> None:
     console.print(families_table(registry.FAMILIES, hidden=registry.HIDDEN))
     for family in registry.FAMILIES.values():
         if family.name not in registry.HIDDEN:
-            console.print(f"adapter files of {family.name} (lora.files): {', '.join(family.adapter_files)}")
+            written = f"{', '.join(family.adapter_files)}; {' and '.join(family.default_files)} unless told"
+            console.print(f"adapter files of {family.name} (lora.files): {written}")
     console.print("next: cinelora init FAMILY/VARIANT -o my.toml")

@@ -35,8 +35,12 @@ class Wishes:
     num_steps: int | None = None
     guidance: float | None = None
     sampler: str = ""
+    negative_prompt: str = ""
     seed: int = 0
     images: tuple[str, ...] = ()
+    end_images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    video_strength: float | None = None
     alpha: float | None = None
     allow_missing: bool = False
     frames: int | None = None
@@ -53,14 +57,15 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     loaded = _around(path, header, prompts, wishes)
     check_previews(loaded)
     place = open_place(loaded.recipe.train)
-    layouts = registry.lora_layouts(loaded.family)
+    layouts = registry.lora_layouts(loaded.family, loaded.variant)
     if together:
         adapter = read_together(together, loaded.variant, layouts, alpha=wishes.alpha)
     else:
         adapter = read_adapter(path, layouts, alpha=wishes.alpha)
     adapter = fitted(loaded, adapter, path, allow_missing=wishes.allow_missing)
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
-    said = prompt_conditions(encoder, prompts, device=str(place.device))
+    away = loaded.recipe.preview.negative_prompt
+    *said, against = prompt_conditions(encoder, [*prompts, away], device=str(place.device))
     seen = see(loaded, encoder, device=str(place.device))
     conditions = [{**one, **other} for one, other in zip(said, seen, strict=True)]
     blank = encoder.blank()
@@ -71,7 +76,8 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     variant = loaded.variant
     how = walk_of(loaded.recipe.preview, variant.geometry, precision=place.precision, boundary=variant.boundary)
     with adapters.scaled(wishes.strength):
-        latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=blank, seeds=seeds, how=how)
+        nothing = against if away else blank
+        latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=nothing, seeds=seeds, how=how)
     videos = decode(encoder, latents, device=str(place.device))
     for number, video in enumerate(videos):
         write_mp4(out / f"{number:02d}.mp4", video, loaded.variant.geometry.fps)
@@ -107,7 +113,11 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
     preview = {
         **with_defaults(_walk_in(own), {key: value for key, value in asked.items() if value is not None}),
         "prompts": prompts,
+        "negative_prompt": wishes.negative_prompt or None,
         "images": list(wishes.images) or None,
+        "end_images": list(wishes.end_images) or None,
+        "videos": list(wishes.videos) or None,
+        "video_strength": wishes.video_strength,
         "seed": wishes.seed,
         "frames": wishes.frames,
         "size": list(wishes.size) if wishes.size else None,

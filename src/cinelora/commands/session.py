@@ -15,7 +15,7 @@ from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
 from cinelora.commands.clips import cache_of, words_of
-from cinelora.commands.early import pictures_of
+from cinelora.commands.early import starts_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
 from cinelora.contracts.card import Expert
@@ -28,7 +28,8 @@ from cinelora.methods.options import adapters_of, drawn_of
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import PreviewOptions, preview_bucket
-from cinelora.preview.sample import decode, picture_conditions, prompt_conditions, walk, walk_of
+from cinelora.preview.pictures import film_latents, picture_conditions, shared
+from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
 from cinelora.train.place import Place, settle
 
 
@@ -64,14 +65,17 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
 
 
 def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tensor]]:
-    """What the recipe's pictures become, one table for each prompt; empty ones where the variant takes none."""
-    options = loaded.recipe.preview
-    if not options.images or not options.prompts:
-        return [{} for _ in options.prompts]
-    pictures = pictures_of(loaded)
-    bucket = preview_bucket(options, loaded.variant.geometry)
-    seen = picture_conditions(encoder, pictures, bucket, device=device)
-    return seen * len(options.prompts) if len(seen) == 1 else seen
+    """What the recipe's pictures and videos become, one table for each prompt; empty ones where there are none."""
+    options, geometry = loaded.recipe.preview, loaded.variant.geometry
+    found: list[dict[str, Tensor]] = [{} for _ in options.prompts]
+    pictures, ends, videos = (starts_of(loaded, name) for name in ("images", "end_images", "videos"))
+    bucket = preview_bucket(options, geometry)
+    seen = picture_conditions(encoder, pictures, bucket, ends=ends, device=device) if found and pictures else []
+    filmed = film_latents(encoder, videos, bucket, geometry.fps, device=device) if found and videos else []
+    for tables in filter(None, (seen, filmed)):
+        for mine, (_, table) in zip(found, shared(found, tables), strict=True):
+            mine |= table
+    return found
 
 
 def unload(encoder: Encoder) -> None:

@@ -11,7 +11,7 @@ from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
 from cinelora.commands.adapter_files import Saved, prove_files, save_adapters
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
-from cinelora.commands.early import check_base, check_previews, check_shown, check_targets
+from cinelora.commands.early import check_base, check_previews, check_schedule, check_shown, check_targets
 from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, speak
@@ -110,6 +110,7 @@ def train_loaded(
     console.print(buckets_table(plan.rows))
     for warning in plan.warnings:
         console.print(f"warning: {warning}")
+    check_schedule(loaded)
     with _together(place), _claimed(folder, place, resume=resume):
         if place.first:
             folder.describe(loaded)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cinelora.config.recipe import Recipe
 
 
+_PICTURES = ("image", "inpaint")
+"""How the names of conditions begin that are made of a picture to start from."""
 _REVIVALS = {
     "preview": "give preview.prompts something to draw",
     "held_out": "let a source give clips: data.held_out above 0, and held_out = true in one [[data.source]]",
@@ -90,7 +92,7 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         where, do = source.where(("lora", "parts")), "let one of them learn: lora or full"
         problems.add("nothing is left to train", found="lora.parts freezes every part", where=where, do=do)
     names = [("lora.files names no adapter layout of", name, family.adapter_files) for name in recipe.lora.files]
-    names += [("lora.parts names no part of", part, variant.parts) for part in recipe.lora.parts]
+    names += [("lora.parts names no part of", part, variant.parts) for part in _denoisers(recipe, problems, source)]
     for what, name, known in names:
         if name not in known:
             problems.add(
@@ -102,10 +104,23 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
             )
 
 
+def _denoisers(recipe: "Recipe", problems: Problems, source: "Source") -> list[str]:
+    """The parts that lora.parts names, but for text encoders, of which is told why they cannot learn."""
+    encoders = [part for part in recipe.lora.parts if part.startswith("text_encoder")]
+    for part in encoders:
+        problems.add(
+            "text encoders do not learn",
+            found=f"lora.parts.{part}",
+            where=source.where(("lora", "parts", part)),
+            do="remove it: texts come from the cache, and no text encoder is in memory while the denoiser learns",
+        )
+    return [part for part in recipe.lora.parts if part not in encoders]
+
+
 def check_base_facts(recipe: "Recipe", variant: Variant, problems: Problems, source: "Source") -> None:
     """Note settings that the variant's base cannot follow: pictures that it does not take, levels that it never saw."""
     share = recipe.model.image_dropout
-    if share is not None and not any(name.startswith("image") for name in variant.conditions):
+    if share is not None and not any(name.startswith(_PICTURES) for name in variant.conditions):
         where, do = (
             source.where(("model", "image_dropout")),
             "remove it, or choose a variant that starts from a picture",

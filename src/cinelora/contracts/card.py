@@ -40,8 +40,8 @@ class Variant:
     `base` is what `model.base` means when a recipe leaves it out (a Hub id, or "embedded"); `conditions` maps each
     name to its shape in letters and numbers, such as {"text": "S 4096"} (checked once, at the cache border);
     `process` and `sampling` are the defaults of [noise] and of previews; `parts` the names of `Denoiser.parts()`;
-    `usage` is the family's unless given here, `loading` what diffusers' load_lora_weights wants to be told; `experts`
-    by name, noisiest first, where several denoisers take turns.
+    `usage`, `lora_layouts` and `weight_layouts` are the family's unless given here, `loading` is what diffusers'
+    load_lora_weights wants to be told; `experts` by name, noisiest first, where several denoisers take turns.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Variant:
     text_length: int = 512
     parts: tuple[str, ...] = ("transformer",)
     usage: str = ""
+    lora_layouts: str = ""
+    weight_layouts: str = ""
     loading: str = ""
     experts: Mapping[str, Expert] = field(default_factory=dict)
 
@@ -72,11 +74,12 @@ class Family:
     (variant) -> parts on the meta device, so that targets can be checked before a weight is read, `check_base` one
     (base, variant) that looks at the headers of a base's denoiser, so that a wrong one is told before the encoding;
     `lora_presets` maps a preset's name to the regular expression that module names must match in full;
-    `lora_layouts` and `weight_layouts` name tuples of Layout, `adapter_files` the names of the former;
-    `pipeline` names a function (denoiser) -> the diffusers pipeline around it, to prove a saved adapter with, or ""
-    where diffusers has none; `usage` is a template of the lines that sample with an adapter, for its model card
-    ({base}, {repository}, {file}, {second_file} of the second expert, {prompt}, {frames}, {height}, {width}, {fps},
-    {guidance}, {num_steps}).
+    `lora_layouts` and `weight_layouts` name tuples of Layout, `adapter_files` the names of the former, `default_files`
+    those of them that a run writes unless it is told otherwise; `schedule` names a function (base, variant) -> the
+    options of [noise] that a base itself states, or is "" where bases state none; `pipeline` names a function
+    (denoiser) -> the diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none;
+    `usage` is a template of the lines that sample with an adapter, for its model card ({base}, {repository}, {file},
+    {second_file} of the second expert, {prompt}, {frames}, {height}, {width}, {fps}, {guidance}, {num_steps}).
     """
 
     name: str
@@ -91,6 +94,8 @@ class Family:
     lora_layouts: str
     weight_layouts: str
     adapter_files: tuple[str, ...] = ("diffusers", "comfyui")
+    default_files: tuple[str, ...] = ("diffusers", "comfyui")
+    schedule: str = ""
     pipeline: str = ""
     usage: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)

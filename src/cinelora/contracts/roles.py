@@ -124,7 +124,10 @@ class Denoiser(Protocol):
         ...
 
     def predict(self, x: "Tensor", t: "Tensor", conditions: "Mapping[str, Tensor]") -> "Tensor":
-        """x B C T H W, t B -> prediction B C T H W in x's number format."""
+        """x B C T H W, t B -> prediction B C T H W in x's number format.
+
+        A network that says how sure it is gives B 2C T H W, its mean first; processes and samplers take both.
+        """
         ...
 
 
@@ -134,6 +137,10 @@ class Sampler(Protocol):
 
     def start(self, shape: tuple[int, ...], rng: "Generator") -> "Tensor":
         """The first x, B C T H W."""
+        ...
+
+    def enter(self, clean: "Tensor", noise: "Tensor") -> "Tensor":
+        """The first x of a walk from given latents B C T H W, with noise as strong as its first step has."""
         ...
 
     def times(self) -> "Tensor":
@@ -161,8 +168,11 @@ class Process(Protocol):
         """Compare in fp32; the batch's weights and loss mask apply."""
         ...
 
-    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Sampler:
-        """A walk of `num_steps`, even ones unless `places` says where: thousandths of the trained range, falling."""
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = (), *, strength: float = 1.0) -> Sampler:
+        """A walk of `num_steps`, even ones unless `places` says where: thousandths of the trained range, falling.
+
+        Below strength 1 only the last share of them is walked, from given latents (`Sampler.enter`).
+        """
         ...
 
 

@@ -39,7 +39,7 @@ def check_options(options: DataOptions, geometry: Geometry) -> None:
 
 
 def _check_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
-    rule = f"{geometry.frames_per_latent}k+{geometry.frames_offset}, at most {geometry.max_frames}"
+    rule = f"{geometry.frames_rule}, at most {geometry.max_frames}"
     if geometry.only_own_size and set(rules.frames) - {geometry.frames}:
         what, do = "the model has learned positions for its own number of frames alone", "leave data.frames out"
         where = f"{place}.frames"
@@ -83,8 +83,9 @@ def _check_variants(rules: ClipRules, geometry: Geometry, show: str, place: str,
 
 def _check_reference_frames(rules: ClipRules, geometry: Geometry, place: str, problems: Problems) -> None:
     """The scripts for CogVideoX cut clips to 4 k + 1 frames, whatever is asked for."""
-    if rules.compat.startswith("cogvideox") and (geometry.frames_per_latent % 4 or geometry.frames_offset % 4 != 1):
-        rule = f"{geometry.frames_per_latent}k+{geometry.frames_offset}"
+    as_theirs = geometry.frames_step % 4 == 0 and geometry.frames_offset % 4 == 1
+    if rules.compat.startswith("cogvideox") and not as_theirs:
+        rule = geometry.frames_rule
         what, do = "the reference makes clips of 4k+1 frames, which this model does not take", "take compat out"
         problems.add(what, found=f"compat = '{rules.compat}'", allowed=rule, where=f"{place}.compat", do=do)
 
@@ -195,5 +196,5 @@ def draws_buckets(rules: ClipRules) -> bool:
 def videox_rules(rules: ClipRules, geometry: Geometry) -> VideoxRules:
     """The options of EasyAnimate with what the model adds."""
     longest = frame_buckets(rules, geometry)[0]
-    alone = geometry.frames_offset > 0
-    return VideoxRules(rules.videox, longest, geometry.frames_per_latent, alone, geometry.size_multiple)
+    alone = geometry.frames_offset > 0 and not geometry.group_frames
+    return VideoxRules(rules.videox, longest, geometry.frames_step, alone, geometry.size_multiple)

@@ -17,14 +17,22 @@ from cinelora.data.entries import MASK
 def latent_mask(mask: Tensor, geometry: Geometry) -> Tensor:
     """The share of each latent cell that a mask F H W leaves: means over cells and frames, 1 T H W.
 
-    The first `frames_offset` frames make up the first frame of latents, each `frames_per_latent` further ones another.
+    In each group the first `frames_offset` frames make up the first frame of latents, each `frames_per_latent` further
+    ones another.
     """
-    cell, offset = geometry.latent_cell, geometry.frames_offset
-    frames, height, width = mask.shape
+    cell, (frames, height, width) = geometry.latent_cell, mask.shape
     cells = mask.reshape(frames, height // cell, cell, width // cell, cell).mean(dim=(2, 4))
+    return torch.cat([_in_latents(group, geometry) for group in cells.split(geometry.group_frames or frames)])[None]
+
+
+def _in_latents(cells: Tensor, geometry: Geometry) -> Tensor:
+    """One group, F h w -> T h w; a single picture stays one."""
+    if len(cells) == 1:
+        return cells
+    offset = geometry.frames_offset
     first = [cells[:offset].mean(dim=0, keepdim=True)] if offset else []
     rest = cells[offset:].reshape(-1, geometry.frames_per_latent, *cells.shape[1:]).mean(dim=1)
-    return torch.cat([*first, rest])[None]
+    return torch.cat([*first, rest])
 
 
 class MaskTower:
@@ -43,7 +51,8 @@ class MaskTower:
     def fingerprint(self) -> str:
         """The grid of the latents."""
         grid = self._geometry
-        return f"mask-1 {grid.frames_per_latent} {grid.frames_offset} {grid.latent_cell}"
+        groups = f" {grid.group_frames}" if grid.group_frames else ""
+        return f"mask-1 {grid.frames_per_latent} {grid.frames_offset} {grid.latent_cell}{groups}"
 
     def load(self, device: str) -> None:
         """Nothing to load."""

@@ -8,13 +8,14 @@ from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError, n
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder
 from cinelora.families.cogvideox.card import CARD as COGVIDEOX
+from cinelora.families.easyanimate.card import CARD as EASYANIMATE
 from cinelora.families.fake.card import CARD as FAKE
 from cinelora.families.wan.card import CARD as WAN
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, FAKE)}
+FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, EASYANIMATE, FAKE)}
 HIDDEN = ("fake",)
 """Families for tests, not shown to users."""
 
@@ -118,6 +119,11 @@ def check_base(family: Family, variant: Variant, base: str) -> None:
     problems.raise_if_any()
 
 
-def lora_layouts(family: Family) -> Sequence[AdapterLayout]:
-    """The spellings of adapter files that the family reads and writes."""
-    return named(family.lora_layouts)
+def lora_layouts(family: Family, variant: Variant) -> Sequence[AdapterLayout]:
+    """The spellings of adapter files that the variant reads and writes."""
+    return named(variant.lora_layouts or family.lora_layouts)
+
+
+def stated_noise(family: Family, variant: Variant, base: str) -> dict[str, Any]:
+    """The options of [noise] that a base itself states; {} where it states none. Raises WeightsError."""
+    return named(family.schedule)(base, variant) if family.schedule else {}

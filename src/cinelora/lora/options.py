@@ -48,7 +48,7 @@ class LoraOptions(Options):
     files: tuple[str, ...] = option(
         (),
         "layouts in which a run writes its adapter, each a file that is read back and compared; `cinelora families` "
-        "lists those of each family; empty = diffusers and comfyui (DoRA goes into diffusers' alone)",
+        "lists those of each family, and which are written where none are named (DoRA goes into diffusers' alone)",
     )
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Denoiser, Player, Process
 from cinelora.lora.adapters import Adapters
 from cinelora.methods.denoising import arranged, learned, put_into_training
+from cinelora.noise.loss import mean_part
 
 PLAYER = "adapter"
 
@@ -74,7 +75,9 @@ def motion_error(prediction: Tensor, target: Tensor, batch: Batch) -> Tensor:
     """|d prediction - d target|^2 with d the change to the next latent frame, averaged; a scalar.
 
     Noise levels weigh alike, as in the reference; a change counts where both of its frames do, a clip by its weight.
+    Of a prediction with a learned variance the mean is compared.
     """
+    prediction = mean_part(prediction, target.shape[1])
     error = (prediction.float().diff(dim=2) - target.float().diff(dim=2)).square()
     if batch.loss_mask is None:
         each = error.flatten(1).mean(1)

@@ -13,14 +13,28 @@ def dropped_text(text: Tensor, blank: Mapping[str, Tensor], share: float, rng: G
 
     Raises RunError where the empty caption's is needed and not there.
     """
+    return dropped_texts({"text": text}, blank, share, rng)["text"]
+
+
+def dropped_texts(
+    texts: Mapping[str, Tensor], blank: Mapping[str, Tensor], share: float, rng: Generator | None
+) -> dict[str, Tensor]:
+    """The same of several tensors B ... that are said of one caption: a clip loses all of them or none."""
     if share <= 0 or rng is None:
-        return text
-    if "text" not in blank:
+        return dict(texts)
+    missing = [name for name in texts if name not in blank]
+    if missing:
         raise RunError(
             Problem(
                 "text dropout needs the embedding of the empty caption",
+                found=f"no {', '.join(missing)}",
                 do="set denoiser.blank = encoder.blank() before training, or text_dropout = 0",
             )
         )
-    dropped = torch.rand(len(text), generator=rng) < share
-    return torch.where(dropped.view(-1, 1, 1).to(text.device), blank["text"].to(text), text)
+    dropped = torch.rand(len(next(iter(texts.values()))), generator=rng) < share
+    return {name: _exchanged(text, blank[name], dropped) for name, text in texts.items()}
+
+
+def _exchanged(text: Tensor, blank: Tensor, dropped: Tensor) -> Tensor:
+    chosen = dropped.view(-1, *[1] * (text.ndim - 1)).to(text.device)
+    return torch.where(chosen, blank.to(text), text)

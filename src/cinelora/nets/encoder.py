@@ -1,4 +1,4 @@
-"""Owns the encoder of families with one text tower and one autoencoder. In: towers. Out: the role of Encoder."""
+"""Owns the encoder of families with text towers and one autoencoder. In: towers. Out: the role of Encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +7,17 @@ from torch import Generator, Tensor
 
 from cinelora.contracts.flow import Clip, Encoded
 from cinelora.contracts.roles import Tower
-from cinelora.nets.t5 import T5Tower
 
 
 class TowerEncoder:
-    """Plays `contracts.roles.Encoder`. `vae` is a Tower with `decode`; `seeing` are those of pictures to start from."""
+    """Plays `contracts.roles.Encoder`.
 
-    def __init__(self, text: T5Tower, vae: Any, *seeing: Tower):
+    `text` and every further tower that reads captions have `said(captions)`, one dict each, and `net`, None when not
+    in memory; `vae` is a Tower with `decode`; `seeing` are the further towers: of pictures to start from, of a second
+    text.
+    """
+
+    def __init__(self, text: Any, vae: Any, *seeing: Tower):
         self.text, self.vae, self.seeing = text, vae, seeing
         self._blank: dict[str, Tensor] | None = None
 
@@ -35,10 +39,18 @@ class TowerEncoder:
         return decoded
 
     def blank(self) -> Mapping[str, Tensor]:
-        """The empty caption's "text" S D. A text encoder that was not in memory does not stay there."""
+        """What towers of captions say of the empty one. A tower that was not in memory does not stay there."""
         if self._blank is None:
-            loaded = self.text.net is not None
-            self._blank = {"text": self.text.embed([""])[0]}
-            if not loaded:
-                self.text.unload()
+            self._blank = {}
+            for tower in self.towers():
+                if tower.reads == "caption":
+                    self._blank |= _said_of_nothing(tower)
         return self._blank
+
+
+def _said_of_nothing(tower: Any) -> dict[str, Tensor]:
+    loaded = tower.net is not None
+    said: dict[str, Tensor] = tower.said([""])[0]
+    if not loaded:
+        tower.unload()
+    return said

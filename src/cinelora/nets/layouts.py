@@ -118,18 +118,18 @@ class OriginalLayout:
 
 
 class DiffusersLora:
-    """`transformer.<diffusers name>.lora_A.weight`; strength stands in the file's header."""
+    """`transformer.<diffusers name>.lora_A.weight`, each key behind its part; strength stands in the file's header."""
 
     name: str = "diffusers"
     strength: Literal["key", "header", "folded"] = "header"
     dora = True
 
-    def __init__(self, part: str = "transformer"):
-        self.part = part + "."
+    def __init__(self, *parts: str):
+        self.starts = tuple(f"{part}." for part in parts or ("transformer",))
 
     def reads(self, keys: Sequence[str]) -> bool:
-        """True where every key starts with the part's name."""
-        return bool(keys) and all(key.startswith(self.part) for key in keys)
+        """True where every key starts with a part's name."""
+        return bool(keys) and all(key.startswith(self.starts) for key in keys)
 
     def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As they are: this is the native spelling."""

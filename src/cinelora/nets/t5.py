@@ -71,7 +71,7 @@ class T5Tower:
             network = {"feed_forward_proj": "gated-gelu", **self.network}
             config = network_of(component, self.kind.config, network, title=self.title)
             net: Any = build(lambda: self.kind.model(self.kind.config(**config)))
-            open_network(net, component, of="text encoder", dtype_of=self._dtype_of, mend=_tied)
+            open_network(net, component, of="text encoder", dtype_of=self._dtype_of, mend=tied)
             net.encoder.embed_tokens = net.shared
             self.net = net
         self.net.to(device)
@@ -86,7 +86,11 @@ class T5Tower:
 
     def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[dict[str, Tensor]]:
         """Captions -> "text" S D each, fp32 on the CPU. Nothing is random."""
-        return [{"text": text} for text in self.embed([clip.caption for clip in clips])]
+        return self.said([clip.caption for clip in clips])
+
+    def said(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        """One dict per caption, as `encode`."""
+        return [{"text": text} for text in self.embed(captions)] if captions else []
 
     def tokens(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has uncut, the end mark included. No weights are read."""
@@ -128,7 +132,7 @@ def open_tokenizer(folder: Path) -> Any:
         raise WeightsError(problem) from error
 
 
-def _tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The token table under both of its names; files hold one or both."""
     first, second = "shared.weight", "encoder.embed_tokens.weight"
     found = dict(tensors)

@@ -191,7 +191,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _weights_of(folder: Path, kind: str = "") -> tuple[Path, ...]:
-    """The weight files of a diffusers or transformers folder: those of the index where there is one.
+    """The weight files of a diffusers or transformers folder: those of the index where there is one, safetensors first.
 
     Of a `kind` ("fp16") where the folder has files of it, which it tells; without one the plain files come first.
     """
@@ -199,10 +199,14 @@ def _weights_of(folder: Path, kind: str = "") -> tuple[Path, ...]:
         return found
     if kind:
         logger.info("%s has no files of kind %s: its plain ones are read", folder, kind)
-    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
-    if index is not None:
-        return _of_index(index)
-    files = tuple(sorted(folder.glob("*.safetensors")))
+    files: tuple[Path, ...] = ()
+    for names in ("*.safetensors", "*pytorch_model*.bin"):  # older bases have the latter alone
+        index = next(iter(sorted(folder.glob(f"{names}.index.json"))), None)
+        if index is not None:
+            return _of_index(index)
+        files = tuple(sorted(folder.glob(names)))
+        if files:
+            break
     plain = tuple(file for file in files if "." not in file.stem)
     files = plain if len(plain) == 1 else files
     if len(files) != 1:

@@ -5,21 +5,23 @@ of the kind that the base predicts (Ho et al. 2020; velocity: Salimans and Ho 20
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Generator, Tensor
 
-from cinelora.base.errors import Problem, RecipeError
 from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Sampler
-from cinelora.noise.loss import squared_error
+from cinelora.noise.discrete import open_discrete, refuse_places
+from cinelora.noise.gaussian import noise_like
+from cinelora.noise.loss import mean_part, squared_error
 from cinelora.noise.options import NoiseOptions
-from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, open_discrete
+from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
 from cinelora.noise.timesteps import Timesteps
 
 
 def alphas_of(options: NoiseOptions) -> Tensor:
-    """The products a_t of all alphas up to t, N numbers in float64.
+    """The products a_t of all alphas up to t, 1000 numbers in float64.
 
     Betas are even in themselves ("linear") or in their roots ("scaled_linear"); then the signal-to-noise ratio is
     divided by `snr_shift`: a / (s + (1 - s) a); then the last a is brought to 0 where `zero_terminal_snr` says so:
@@ -37,34 +39,49 @@ def alphas_of(options: NoiseOptions) -> Tensor:
     return alphas
 
 
+def levels_of(options: NoiseOptions) -> Tensor:
+    """The times t of the `num_levels` levels that are trained: from 0 to 999 in even steps, to the nearest whole."""
+    stride = (NUM_TRAIN_TIMESTEPS - 1) / (options.num_levels - 1)
+    # Added up and rounded half to even, as the reference does: a product can fall on the other side of a half.
+    sums = accumulate([stride] * (options.num_levels - 1), initial=0.0)
+    return torch.tensor([round(place) for place in sums])
+
+
 class Ddpm:
     """The discrete process with its times and weights; training, held-out losses and previews share one object."""
 
     def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
         self.options = options
         self.timesteps = Timesteps(options, rank=rank, world=world)
-        self.alphas = alphas_of(options)
+        self.table = alphas_of(options)
+        self.levels = levels_of(options)
+        self.alphas = self.table[self.levels]
 
     def noise(self, clean: Tensor, rng: Generator) -> Noised:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
         u = self.timesteps.draw(len(clean), rng)
-        return self.mix(clean, self._like(clean, rng), self._whole(u))
+        noise = noise_like(clean, rng, shared=self.options.frame_share)
+        return self.mix(clean, noise, self._whole(u))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
         """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
-        return self.mix(clean, self._like(clean, rng), self._whole(self.timesteps.at(t.to("cpu"))))
+        return self.mix(clean, noise_like(clean, rng), self._whole(self.timesteps.at(t.to("cpu"))))
 
-    def mix(self, clean: Tensor, noise: Tensor, t: Tensor) -> Noised:
-        """x = sqrt(a_t) clean + sqrt(1 - a_t) noise in fp32, at whole times t B; all draws are given."""
+    def mix(self, clean: Tensor, noise: Tensor, level: Tensor) -> Noised:
+        """x = sqrt(a) clean + sqrt(1 - a) noise in fp32, at whole levels B; all draws are given.
+
+        A level is its own time t unless the table has fewer than all.
+        """
         clean, noise = clean.float(), noise.float()
-        alpha = self.alphas[t.to("cpu").long()]
+        level = level.to("cpu").long()
+        alpha = self.alphas[level]
         # 1 - a is taken in float64: in half precision it would be 0 at the first times.
         signal, sigma = (part.float().to(clean.device) for part in (alpha.sqrt(), (1 - alpha).sqrt()))
         keep, add = (part.view(-1, *[1] * (clean.ndim - 1)) for part in (signal, sigma))
         targets = {"v": keep * noise - add * clean, "eps": noise, "x0": clean}
         return Noised(
             x=keep * clean + add * noise,
-            t=t.float().to(clean.device),
+            t=self.levels[level].float().to(clean.device),
             target=targets[self.options.prediction],
             weight=self._weight(alpha).to(clean.device),
             sigma=sigma,
@@ -73,30 +90,34 @@ class Ddpm:
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> Loss:
         """The weighted mean squared error of the prediction (`noise.loss`), in fp32.
 
-        Of a velocity this equals the mean of (x0 error)^2 / (1 - a_t), the form of CogVideoX's reference.
+        Of a prediction with a learned variance only the mean counts. Of a velocity this equals the mean of
+        (x0 error)^2 / (1 - a_t), the form of CogVideoX's reference.
         """
-        return squared_error(prediction, noised, batch)
+        mean = mean_part(prediction, noised.target.shape[1])
+        return squared_error(mean, noised, batch, max_error=self.options.max_error)
 
-    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Sampler:
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = (), *, strength: float = 1.0) -> Sampler:
         """A walk of `num_steps` over the table of training. Raises RecipeError for an unknown kind, or for places."""
-        if places:
-            what, do = "only a flow can be walked at chosen places", "remove it; preview.num_steps are spread evenly"
-            where = "preview.denoising_steps"
-            raise RecipeError(Problem(what, found=f"noise.kind = ddpm, places {list(places)}", where=where, do=do))
-        return open_discrete(kind, num_steps, self.options)
+        refuse_places(places, self.options)
+        return open_discrete(kind, num_steps, self.options, self.table, strength=strength)
 
     def clean_of(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The clean latents that a prediction at x B C T H W, t B stands for, fp32."""
-        alpha = self.alphas[t.to("cpu").long()].view(-1, *[1] * (x.ndim - 1)).to(x.device)
-        keep, add = alpha.sqrt().float(), (1 - alpha).sqrt().float()
+        alpha = self.alphas[self.level_of(t)].view(-1, *[1] * (x.ndim - 1))
+        keep, add = alpha.sqrt().float().to(x.device), (1 - alpha).sqrt().float().to(x.device)
+        prediction = mean_part(prediction, x.shape[1])
         if self.options.prediction == "v":
             return keep * x.float() - add * prediction.float()
         if self.options.prediction == "eps":
             return (x.float() - add * prediction.float()) / keep
         return prediction.float()
 
+    def level_of(self, t: Tensor) -> Tensor:
+        """The levels B that times t B are those of, on the CPU."""
+        return torch.searchsorted(self.levels, t.to("cpu").long())
+
     def _whole(self, u: Tensor) -> Tensor:
-        return (u.double() * NUM_TRAIN_TIMESTEPS).long().clamp(0, NUM_TRAIN_TIMESTEPS - 1)
+        return (u.double() * len(self.levels)).long().clamp(0, len(self.levels) - 1)
 
     def _weight(self, alpha: Tensor) -> Tensor:
         """1, or min-SNR's weight of this prediction (Hang et al. 2023): min(snr, g) over what the plain loss counts."""
@@ -106,6 +127,3 @@ class Ddpm:
         capped = torch.minimum(alpha, gamma * (1 - alpha))  # min(snr, g) (1 - a), finite at both ends
         plain = {"v": torch.ones_like(alpha), "eps": alpha, "x0": 1 - alpha}[self.options.prediction]
         return (capped / plain).nan_to_num(nan=1.0).float()
-
-    def _like(self, clean: Tensor, rng: Generator) -> Tensor:
-        return torch.randn(clean.shape, generator=rng, device=rng.device).to(clean.device)

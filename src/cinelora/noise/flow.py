@@ -6,10 +6,10 @@ In: clean latents B C T H W. Out: x = (1 - sigma) clean + sigma noise, t = 1000 
 
 from collections.abc import Sequence
 
-import torch
 from torch import Generator, Tensor
 
 from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.noise.gaussian import noise_like
 from cinelora.noise.loss import squared_error
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, Walk, open_sampler
@@ -27,12 +27,13 @@ class Flow:
     def noise(self, clean: Tensor, rng: Generator) -> Noised:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
         sigma = self.timesteps.draw(len(clean), rng)
-        return self.mix(clean, self._like(clean, rng), sigma.to(clean.device))
+        noise = noise_like(clean, rng, shared=self.options.frame_share)
+        return self.mix(clean, noise, sigma.to(clean.device))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
         """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
         sigma = self.timesteps.at(t.to("cpu"))
-        return self.mix(clean, self._like(clean, rng), sigma.to(clean.device))
+        return self.mix(clean, noise_like(clean, rng), sigma.to(clean.device))
 
     def mix(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Noised:
         """x = (1 - sigma) clean + sigma noise, in fp32; all draws are given. sigma B."""
@@ -48,15 +49,14 @@ class Flow:
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> Loss:
         """The weighted mean squared error of the prediction (`noise.loss`)."""
-        return squared_error(prediction, noised, batch)
+        return squared_error(prediction, noised, batch, max_error=self.options.max_error)
 
-    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = ()) -> Walk:
-        """A walk of `num_steps` with the shift of training, over the whole range of noise.
+    def sampler(self, num_steps: int, kind: str, places: Sequence[float] = (), *, strength: float = 1.0) -> Walk:
+        """A walk of `num_steps` over the whole range, with the shift of training or that of sampling where it differs.
 
-        With `places`, thousandths of the trained range before the shift, it is on their levels (`Timesteps.levels`).
-        Raises RecipeError for an unknown kind.
+        With `places`, thousandths of the trained range before the shift, it is on their levels (`Timesteps.levels`);
+        `renoise` keeps to the levels that were trained. Raises RecipeError for an unknown kind.
         """
-        return open_sampler(kind, num_steps, self.options.shift, self.timesteps.levels(places).tolist())
-
-    def _like(self, clean: Tensor, rng: Generator) -> Tensor:
-        return torch.randn(clean.shape, generator=rng, device=rng.device).to(clean.device)
+        own = None if kind == "renoise" else self.options.sampling_shift
+        shift = self.options.shift if own is None else own
+        return open_sampler(kind, num_steps, shift, self.timesteps.levels(places).tolist(), strength=strength)

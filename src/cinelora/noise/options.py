@@ -10,14 +10,17 @@ from pydantic import model_validator
 
 from cinelora.contracts.options import Options, option
 
+_ON_TABLE = ("kind", ("ddpm", "sigma"))
+
 
 class NoiseOptions(Options):
     """Noise level sigma lies in [0, 1]: 0 is the clean clip, 1 is noise alone."""
 
-    kind: Literal["flow", "ddpm"] = option(
+    kind: Literal["flow", "ddpm", "sigma"] = option(
         "flow",
         "the process, which the base was trained with: `flow` mixes clip and noise on a straight line and learns the "
-        "way from clip to noise; `ddpm` goes over a table of 1000 levels; the variant's own unless set",
+        "way from clip to noise; `ddpm` goes over a table of 1000 levels; `sigma` goes over one, too, and the base "
+        "predicts the noise and how sure it is; the variant's own unless set",
     )
     prediction: Literal["v", "eps", "x0"] = option(
         "v",
@@ -27,10 +30,10 @@ class NoiseOptions(Options):
     betas: Literal["scaled_linear", "linear"] = option(
         "scaled_linear",
         "how betas are spread between beta_start and beta_end: evenly in their roots, or themselves",
-        only_if=("kind", ("ddpm",)),
+        only_if=_ON_TABLE,
     )
-    beta_start: float = option(0.00085, "first beta of the table", only_if=("kind", ("ddpm",)), gt=0, lt=1)
-    beta_end: float = option(0.012, "last beta of the table", only_if=("kind", ("ddpm",)), gt=0, lt=1)
+    beta_start: float = option(0.00085, "first beta of the table", only_if=_ON_TABLE, gt=0, lt=1)
+    beta_end: float = option(0.012, "last beta of the table", only_if=_ON_TABLE, gt=0, lt=1)
     snr_shift: float = option(
         1.0,
         "divides the signal-to-noise ratio of every level by this: more noise for more pixels; 1 changes nothing",
@@ -46,10 +49,35 @@ class NoiseOptions(Options):
         only_if=("kind", ("ddpm",)),
         ge=0,
     )
+    num_levels: int = option(
+        1000,
+        "how many levels of the table are trained, evenly spread from its first to its last; 1000 = all",
+        only_if=("kind", ("sigma",)),
+        ge=2,
+        le=1000,
+    )
+    snr_loss: bool = option(
+        False,
+        "whether the first 250 levels, those with the least noise, are compared as clips and not as noise",
+        only_if=("kind", ("sigma",)),
+    )
+    spacing: Literal["trailing", "linspace", "leading"] = option(
+        "trailing",
+        "which levels a preview of n steps goes over: `trailing` from the last one down; `linspace` from the last to "
+        "the first; `leading` in whole steps from the first up, so that the last is left out",
+        only_if=_ON_TABLE,
+    )
     shift: float = option(
         1.0,
         "moves times towards noise: sigma = s u / (1 + (s - 1) u); 1 changes nothing, larger suits more pixels; "
         "the variant's own value unless set",
+        only_if=("kind", ("flow",)),
+        gt=0,
+    )
+    sampling_shift: float | None = option(
+        None,
+        "shift of previews, for bases that are trained without the shift they are sampled with; left out, shift. "
+        "Not of the sampler renoise, which keeps to that of training",
         only_if=("kind", ("flow",)),
         gt=0,
     )
@@ -91,6 +119,20 @@ class NoiseOptions(Options):
         "what a clip's loss is multiplied by: `none` 1; `sigma_sqrt` sigma^-2; "
         "`cosmap` 2 / (pi (1 - 2 sigma + 2 sigma^2))",
         only_if=("kind", ("flow",)),
+    )
+
+    max_error: float = option(
+        0.0,
+        "errors of single elements above this count as none, against outliers; 0 = all count, 50 as in EasyAnimate",
+        only_if=("kind", ("flow", "ddpm")),
+        ge=0,
+    )
+    frame_share: float = option(
+        0.0,
+        "share of its noise that a latent frame has from the one before it (EasyAnimate's noise_share_in_frames takes "
+        "0.5; later frames then have less noise). Held-out losses are without it",
+        ge=0,
+        lt=1,
     )
 
     @model_validator(mode="after")

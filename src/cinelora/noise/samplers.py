@@ -1,4 +1,4 @@
-"""Owns the walks from noise to latents, with diffusers' solvers behind them.
+"""Owns the walks of a flow from noise to latents, with diffusers' solvers behind them.
 
 In: number of steps and shift, or the very noise levels. Out: the t of each step and the next x. Each applies the shift
 exactly once.
@@ -9,16 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    CogVideoXDDIMScheduler,
-    CogVideoXDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Generator, Tensor
 
 from cinelora.base.errors import Problem, RecipeError, nearest
-from cinelora.noise.options import NoiseOptions
 from cinelora.noise.timesteps import shifted
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -32,20 +26,29 @@ class FlowSampler:
 
     def __init__(self, scheduler: Any, *, first: float = 1.0):
         self.scheduler, self.first = scheduler, first
-        self.scheduler.set_begin_index(0)
+        self.skip(0)
+
+    def skip(self, count: int) -> None:
+        """Leave the first `count` steps out."""
+        self._first = count
+        self.scheduler.set_begin_index(count)
 
     @property
     def sigmas(self) -> Tensor:
-        """The noise level of each step and the last one, 0."""
+        """The noise level of each step, of those that are left out too, and the last one, 0."""
         return self.scheduler.sigmas
 
     def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
         """Noise at the first level, B C T H W, fp32."""
         return self.first * torch.randn(shape, generator=rng, device=rng.device)
 
+    def enter(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """(1 - sigma) clean + sigma noise at the first step."""
+        return _between(clean, noise, self.sigmas[self._first])
+
     def times(self) -> Tensor:
         """t = 1000 sigma of each step, not cut to whole numbers: what training feeds for that noise level."""
-        return self.sigmas[:-1] * NUM_TRAIN_TIMESTEPS
+        return self.sigmas[self._first : -1] * NUM_TRAIN_TIMESTEPS
 
     def step(self, prediction: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """The next x, fp32. Steps are counted; `t` is the one that `times` gave."""
@@ -58,10 +61,28 @@ def euler(num_steps: int, shift: float, levels: Sequence[float] = ()) -> FlowSam
     The sigmas are handed over: left alone, this scheduler shifts a table that is shifted already, and its last step
     starts from the lowest training time instead of shift(1 / n).
     """
-    shift = 1.0 if levels else shift
-    scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=shift)
-    scheduler.set_timesteps(sigmas=list(levels) or [1 - k / num_steps for k in range(num_steps)])
-    return FlowSampler(scheduler, first=levels[0] if levels else 1.0)
+    return _euler_over(levels or shifted_levels([1 - k / num_steps for k in range(num_steps)], shift))
+
+
+def euler_table(num_steps: int, shift: float, levels: Sequence[float] = ()) -> FlowSampler:
+    """Euler steps from noise alone to the table's last level, 1/1000 before the shift, in even steps of u.
+
+    So go EasyAnimate's pipelines, whose scheduler spreads steps over its whole table.
+    """
+    least = 1 / NUM_TRAIN_TIMESTEPS
+    between = max(num_steps - 1, 1)
+    return _euler_over(levels or shifted_levels([1 - (1 - least) * k / between for k in range(num_steps)], shift))
+
+
+def shifted_levels(us: Sequence[float], shift: float) -> list[float]:
+    """Levels of places before the shift."""
+    return shifted(torch.tensor(us, dtype=torch.float64), shift).tolist()
+
+
+def _euler_over(levels: Sequence[float]) -> FlowSampler:
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=1.0)
+    scheduler.set_timesteps(sigmas=list(levels))
+    return FlowSampler(scheduler, first=levels[0])
 
 
 def unipc(num_steps: int, shift: float, levels: Sequence[float] = ()) -> FlowSampler:
@@ -94,16 +115,24 @@ class RenoiseSampler:
         self.sigmas = torch.tensor([*levels, 0.0]) if levels else even
         """The noise level of each step and the last one, 0."""
         self._rngs: list[Generator] = []
-        self._made = 0
+        self.skip(0)
+
+    def skip(self, count: int) -> None:
+        """Leave the first `count` steps out."""
+        self._first = self._made = count
 
     def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
         """Noise at the first level, B C T H W, fp32."""
         self._rngs += [rng] * shape[0]
         return self.sigmas[0].item() * torch.randn(shape, generator=rng, device=rng.device)
 
+    def enter(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """(1 - sigma) clean + sigma noise at the first step."""
+        return _between(clean, noise, self.sigmas[self._first])
+
     def times(self) -> Tensor:
         """t = 1000 sigma of each step."""
-        return self.sigmas[:-1] * NUM_TRAIN_TIMESTEPS
+        return self.sigmas[self._first : -1] * NUM_TRAIN_TIMESTEPS
 
     def step(self, prediction: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """The next x, fp32. Steps are counted; `t` is the one that `times` gave."""
@@ -116,87 +145,51 @@ class RenoiseSampler:
         return (1 - following) * clean + following * torch.stack(noise).to(x.device)
 
 
+def _between(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    level = sigma.to(clean.device)
+    return (1 - level) * clean.float() + level * noise.to(clean.device).float()
+
+
 Walk = FlowSampler | RenoiseSampler
 Opener = Callable[[int, float, Sequence[float]], Walk]
-SAMPLERS: dict[str, Opener] = {"euler": euler, "unipc": unipc, "renoise": RenoiseSampler}
+SAMPLERS: dict[str, Opener] = {
+    "euler": euler,
+    "unipc": unipc,
+    "renoise": RenoiseSampler,
+    "euler-table": euler_table,
+}
 
 
-class DiscreteSampler:
-    """Plays `contracts.roles.Sampler` around one of CogVideoX's schedulers over the table of training.
-
-    `stochastic` says whether steps draw fresh noise; each clip's comes from the generator of its own `start`.
-    """
-
-    def __init__(self, scheduler: Any, *, stochastic: bool):
-        self.scheduler, self.stochastic = scheduler, stochastic
-        self._rngs: list[Generator] = []
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def start(self, shape: tuple[int, ...], rng: Generator) -> Tensor:
-        """Noise, B C T H W, fp32."""
-        self._rngs += [rng] * shape[0]
-        return torch.randn(shape, generator=rng, device=rng.device)
-
-    def times(self) -> Tensor:
-        """Whole times of the table, evenly spread from its last one down."""
-        return self.scheduler.timesteps
-
-    def step(self, prediction: Tensor, t: Tensor, x: Tensor) -> Tensor:
-        """The next x, fp32."""
-        if not self.stochastic:
-            return self.scheduler.step(prediction.float(), int(t), x.float(), return_dict=False)[0]
-        clean, before = self._last or (None, None)
-        following, clean = self.scheduler.step(
-            prediction.float(), clean, t, before, x.float(), generator=self._rngs or None, return_dict=False
-        )
-        self._last = clean, t
-        return following
-
-
-_PREDICTIONS = {"v": "v_prediction", "eps": "epsilon", "x0": "sample"}
-
-
-def _discrete(kind: type, options: NoiseOptions, num_steps: int) -> Any:
-    scheduler = kind(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        beta_start=options.beta_start,
-        beta_end=options.beta_end,
-        beta_schedule=options.betas,
-        prediction_type=_PREDICTIONS[options.prediction],
-        rescale_betas_zero_snr=options.zero_terminal_snr,
-        snr_shift_scale=options.snr_shift,
-        clip_sample=False,
-        set_alpha_to_one=True,
-        timestep_spacing="trailing",
-    )
-    scheduler.set_timesteps(num_steps)
-    return scheduler
-
-
-DISCRETE = {"ddim": (CogVideoXDDIMScheduler, False), "dpm-sde": (CogVideoXDPMScheduler, True)}
-"""Walks over a table: DDIM (Song et al. 2021), and the stochastic second-order solver of CogVideoX's pipelines."""
-
-
-def open_discrete(kind: str, num_steps: int, options: NoiseOptions) -> DiscreteSampler:
-    """A fresh walk over the table that `options` describe. Raises RecipeError."""
-    _check(kind, num_steps, DISCRETE)
-    scheduler, stochastic = DISCRETE[kind]
-    return DiscreteSampler(_discrete(scheduler, options, num_steps), stochastic=stochastic)
-
-
-def open_sampler(kind: str, num_steps: int, shift: float, levels: Sequence[float] = ()) -> Walk:
-    """A fresh walk of `num_steps` even steps, or over noise levels as they are given.
+def open_sampler(
+    kind: str, num_steps: int, shift: float, levels: Sequence[float] = (), *, strength: float = 1.0
+) -> Walk:
+    """A fresh walk of `num_steps` even steps, or over noise levels as they are given; of them the last share.
 
     A scheduler keeps state, so each video batch needs its own. Raises RecipeError.
     """
-    _check(kind, num_steps, SAMPLERS)
+    check_walk(kind, num_steps, SAMPLERS)
     if levels and len(levels) != num_steps:
         found, where = f"{num_steps} steps, {len(levels)} levels", "preview.num_steps"
         raise RecipeError(Problem("a walk on given levels has as many steps as levels", found=found, where=where))
-    return SAMPLERS[kind](num_steps, shift, levels)
+    sampler = SAMPLERS[kind](num_steps, shift, levels)
+    sampler.skip(num_skipped(num_steps, strength))
+    return sampler
 
 
-def _check(kind: str, num_steps: int, known: Mapping[str, object]) -> None:
+def num_skipped(num_steps: int, strength: float) -> int:
+    """How many of the first steps a walk from given latents leaves out: all but floor(n x strength).
+
+    Raises RecipeError where none is left.
+    """
+    left = int(num_steps * strength)
+    if not 1 <= left <= num_steps:
+        what, do = "a walk from a given clip needs at least one step", "raise the strength, up to 1, or the steps"
+        raise RecipeError(Problem(what, found=f"{num_steps} steps at strength {strength:g}", do=do))
+    return num_steps - left
+
+
+def check_walk(kind: str, num_steps: int, known: Mapping[str, object]) -> None:
+    """Raise RecipeError where a process has no sampler of this kind, or there are no steps."""
     if kind not in known:
         raise RecipeError(
             Problem(

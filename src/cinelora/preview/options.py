@@ -15,6 +15,10 @@ from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.options import Options, option
 from cinelora.noise.options import check_places
 
+SamplerName = Literal["euler", "euler-table", "unipc", "renoise", "ddim", "dpm-sde", "euler-a", "dpm++", "pndm"]
+
+_STRENGTH = 0.7
+
 
 class PreviewOptions(Options):
     """Section [preview]."""
@@ -27,6 +31,23 @@ class PreviewOptions(Options):
         help="Pictures that the clips start from, for variants that take one: one for all prompts, or one for each. "
         "Relative to the recipe's folder.",
         default_factory=list,
+    )
+    end_images: list[str] = option(
+        help="Pictures that the clips end at, for variants that can: one for all prompts, or one for each. They need "
+        "images to start from.",
+        default_factory=list,
+    )
+    videos: list[str] = option(
+        help="Videos that the clips go on from (video to video): their first frames at the variant's rate are noised "
+        "and drawn anew. One for all prompts, or one for each. Relative to the recipe's folder.",
+        default_factory=list,
+    )
+    video_strength: float | None = option(
+        None,
+        help="How much of videos is drawn anew: the share of the steps that is walked; 1 = all, so that nothing of "
+        "them stays; left out, 0.7. Has an effect with videos.",
+        gt=0,
+        le=1,
     )
     negative_prompt: str = option(
         "", help="What guidance leads away from; empty = the empty caption. Has an effect where guidance is not 1."
@@ -63,11 +84,13 @@ class PreviewOptions(Options):
         help="How guidance goes over the walk: constant, or cosine = the dynamic guidance of CogVideoX's pipelines, "
         "1 + G (1 - cos(pi ((N - t) / N)^5)) / 2 at time t of N steps.",
     )
-    sampler: Literal["euler", "unipc", "renoise", "ddim", "dpm-sde"] = option(
+    sampler: SamplerName = option(
         "unipc",
-        help="Solver of the walk. Of a flow: euler (first order), unipc (multistep, better with few steps), or renoise "
-        "(noise anew after each clean estimate: what method = distill learns, and has for its default); of "
-        "ddpm: ddim, or dpm-sde (second order, draws noise in every step).",
+        help="Solver of the walk. Of a flow: euler (first order), unipc (multistep, better with few steps), renoise "
+        "(noise anew after each clean estimate: what method = distill learns, and has for its default), or euler-table "
+        "(euler of EasyAnimate, whose last step starts from the lowest level of the table); of ddpm and sigma: ddim, "
+        "dpm-sde (second order, draws noise in every step), dpm++ (second order), euler, euler-a (draws noise, too), "
+        "or pndm (multistep).",
     )
     frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)
     size: list[int] = option(
@@ -88,10 +111,7 @@ class PreviewOptions(Options):
             raise ValueError("negative_prompt has no effect with guidance = 1; leave it out or raise guidance")
         if (self.every_steps or self.every_epochs) and not self.prompts:
             raise ValueError("every_steps and every_epochs have no effect without prompts; name some or leave them out")
-        if len(self.images) not in (0, 1, len(self.prompts)):
-            raise ValueError(
-                f"images names {len(self.images)} pictures for {len(self.prompts)} prompts; name one, or one for each"
-            )
+        self._check_starts()
         check_places("denoising_steps", self.denoising_steps)
         if self.denoising_steps and len(self.denoising_steps) != self.num_steps:
             raise ValueError(
@@ -101,6 +121,28 @@ class PreviewOptions(Options):
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError("prompts holds an empty one; what should it show?")
         return self
+
+    def _check_starts(self) -> None:
+        """Raise ValueError where pictures or videos are not one for all prompts or one for each, or without effect."""
+        kinds = {"images": "pictures", "end_images": "pictures", "videos": "videos"}
+        for name, word in kinds.items():
+            count = len(getattr(self, name))
+            if count not in (0, 1, len(self.prompts)):
+                of = f"{count} {word} for {len(self.prompts)} prompts"
+                raise ValueError(f"{name} names {of}; name one, or one for each")
+        if self.end_images and not self.images:
+            raise ValueError("end_images needs images to start from; name some")
+        if self.end_images and self.frames is not None and self.frames < 3:
+            raise ValueError(f"end_images leaves nothing to draw between first and last of {self.frames} frames")
+        if self.video_strength is not None and not self.videos:
+            raise ValueError("video_strength has no effect without videos; name some or leave it out")
+
+    @property
+    def strength_of_videos(self) -> float:
+        """The share of the steps that is walked: all of them without videos."""
+        if not self.videos:
+            return 1.0
+        return _STRENGTH if self.video_strength is None else self.video_strength
 
 
 def with_defaults(defaults: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +179,7 @@ def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:
         problems.add(
             "preview.frames does not fit the variant",
             found=str(frames),
-            allowed=f"{geometry.frames_per_latent}k + {geometry.frames_offset}, at most {geometry.max_frames}",
+            allowed=f"{geometry.frames_rule}, at most {geometry.max_frames}",
             nearest=geometry.near_frames(frames),
             where="preview.frames",
         )

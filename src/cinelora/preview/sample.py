@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cinelora.base.dtypes import torch_dtype
-from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.errors import Problem, RunError
 from cinelora.base.log import Advance, progress
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
 from cinelora.contracts.geometry import Geometry
-from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler, Tower
-from cinelora.media.cover import still
+from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
 from cinelora.preview.options import PreviewOptions, preview_bucket
+from cinelora.preview.pictures import START, read
 
 Conditions = Mapping[str, Tensor]
 
@@ -49,6 +48,8 @@ class Walk:
     boundary: float = 0.0
     places: tuple[int, ...] = ()
     """Where the steps are (`Process.sampler`); none: spread evenly."""
+    strength: float = 1.0
+    """Of clips that go on from given latents: the share of the steps that is walked."""
 
     @property
     def is_guided(self) -> bool:
@@ -85,6 +86,7 @@ def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp
         low_noise_guidance=options.low_noise_guidance,
         places=tuple(options.denoising_steps),
         boundary=boundary * NUM_TRAIN_TIMESTEPS,
+        strength=options.strength_of_videos,
     )
 
 
@@ -100,23 +102,25 @@ def walk(
     """Sample one clip of each conditions (no batch dimension) from each seed's noise: latents B C T H W, fp32, CPU.
 
     Prediction with guidance g (Ho and Salimans 2022): blank + g (conditioned - blank); g = 1 is one pass, else two.
-    Raises RunError where numbers run away.
+    All conditions or none have clean latents to go on from, under `START`. Raises RunError where numbers run away.
     """
     if len(conditions) != len(seeds):
         raise ValueError(f"{len(conditions)} conditions, {len(seeds)} seeds")
     device = _device(denoiser)
     groups = [range(k, min(k + how.micro_size, len(seeds))) for k in range(0, len(seeds), how.micro_size)]
     done: list[Tensor] = []
-    bar = progress("sampling", len(groups) * how.num_steps)
+    goes_on = any(START in one for one in conditions)
+    strength = how.strength if goes_on else 1.0
+    bar = progress("sampling", len(groups) * max(1, int(how.num_steps * strength)))
     with _resting(denoiser), torch.no_grad(), _autocast(device, how.precision), bar as advance:
         for group in groups:
             batch = _asked([conditions[k] for k in group], how.shape, device)
             given = denoiser.condition(batch, None)
             # What is not said stays as it is, such as the image that a clip starts from.
             nothing = {**given, **_stacked([blank] * len(group), device)} if how.is_guided else None
-            sampler = process.sampler(how.num_steps, how.sampler, how.places)
-            shape = denoiser.arranged(batch.latents).shape[1:]
-            x = _first(sampler, [seeds[k] for k in group], shape).to(device)
+            sampler = process.sampler(how.num_steps, how.sampler, how.places, strength=strength)
+            clean = denoiser.arranged(batch.latents)
+            x = _first(sampler, [seeds[k] for k in group], clean, goes_on=goes_on).to(device)
             walked = _walk_one(_Guided(denoiser, given, nothing, how), sampler, x, advance)
             done.append(denoiser.restored(walked, how.shape[1]).cpu())
     latents = torch.cat(done) if done else torch.empty(0, *how.shape)
@@ -152,13 +156,22 @@ def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) ->
 
 
 def _asked(conditions: Sequence[Conditions], shape: tuple[int, ...], device: torch.device) -> Batch:
-    """A batch of nothing but conditions, with latents of the right shape to go by."""
-    latents = torch.zeros(len(conditions), *shape, device=device)
-    return Batch(latents, _stacked(conditions, device), tuple(str(k) for k in range(len(conditions))))
+    """A batch of nothing but conditions, with the latents that clips go on from, or zeros of the right shape."""
+    names = tuple(str(k) for k in range(len(conditions)))
+    told = _stacked(conditions, device)
+    latents = told.pop(START, torch.zeros(len(conditions), *shape, device=device))
+    if latents.shape[1:] != shape:
+        raise ValueError(f"latents to go on from are {tuple(latents.shape[1:])}, not {shape}")
+    return Batch(latents.float(), told, names)
 
 
-def _first(sampler: Sampler, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    return torch.cat([sampler.start((1, *shape), torch_rng("preview", seed)) for seed in seeds])
+def _first(sampler: Sampler, seeds: Sequence[int], clean: Tensor, *, goes_on: bool) -> Tensor:
+    """The first x: the noise of each seed, alone, or over the clean latents that clips go on from."""
+    shape = (1, *clean.shape[1:])
+    x = torch.cat([sampler.start(shape, torch_rng("preview", seed)) for seed in seeds])
+    if not goes_on:
+        return x
+    return sampler.enter(clean, torch.cat([torch.randn(shape, generator=torch_rng("preview", seed)) for seed in seeds]))
 
 
 def _stacked(conditions: Sequence[Conditions], device: torch.device) -> dict[str, Tensor]:
@@ -206,65 +219,9 @@ def prompt_conditions(encoder: Encoder, prompts: Sequence[str], *, device: str =
     clips = [_spoken(k, prompt) for k, prompt in enumerate(prompts)]
     for tower in encoder.towers():
         if tower.reads == "caption":
-            for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
+            for mine, given in zip(conditions, read(tower, clips, device), strict=True):
                 mine.update(given)
     return conditions
-
-
-def takes_pictures(encoder: Encoder) -> bool:
-    """True where the family takes conditions from pixels too, which a prompt alone does not have."""
-    return bool(_seeing(encoder))
-
-
-def check_pictures(encoder: Encoder, num_pictures: int) -> None:
-    """Raise RecipeError where previews need pictures to start from and there are none, or have them for nothing."""
-    blind = _seeing(encoder)
-    needed = [tower for tower in blind if not getattr(tower, "optional", False)]
-    if needed and not num_pictures:
-        raise RecipeError(
-            Problem(
-                "this variant cannot sample from a prompt alone",
-                found="conditions made of pixels: " + ", ".join(name for tower in needed for name in tower.gives),
-                where="preview.images",
-                do="name pictures to start from in preview.images, or leave preview.prompts out",
-            )
-        )
-    if num_pictures and not blind:
-        what, do = "this variant takes no pictures to start from", "remove preview.images, or take a variant that does"
-        raise RecipeError(Problem(what, found=f"{num_pictures} in preview.images", where="preview.images", do=do))
-
-
-def picture_conditions(
-    encoder: Encoder, pictures: Sequence[Path], bucket: Bucket, *, device: str = "cpu"
-) -> list[dict[str, Tensor]]:
-    """What the towers make of pictures that clips start from, cut to the bucket's size. Raises DataError."""
-    conditions: list[dict[str, Tensor]] = [{} for _ in pictures]
-    clips = [_still(path, bucket) for path in pictures]
-    for tower in _seeing(encoder):
-        for mine, given in zip(conditions, _read(tower, clips, device), strict=True):
-            mine.update(given)
-    return conditions
-
-
-def _seeing(encoder: Encoder) -> list[Tower]:
-    latents = {"mean", "logvar"}
-    return [tower for tower in encoder.towers() if tower.reads != "caption" and not set(tower.gives) <= latents]
-
-
-def _still(path: Path, bucket: Bucket) -> Clip:
-    """One frame, the middle of a picture that fills the bucket; the slot says how long the clip is to become."""
-    pixels = torch.from_numpy(still(path, bucket)).permute(3, 0, 1, 2).float() / 127.5 - 1
-    record = Record(f"picture/{path.name}", "picture", "image", (path,), "", str(path))
-    return Clip(Slot(record, bucket, still=True), pixels, "", 0.0)
-
-
-def _read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:
-    try:
-        tower.load(device)
-        with torch.no_grad():
-            return [{k: v.cpu() for k, v in tower.encode([clip])[0].items()} for clip in clips]
-    finally:
-        tower.unload()
 
 
 def _spoken(number: int, prompt: str) -> Clip:

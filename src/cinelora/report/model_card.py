@@ -65,7 +65,8 @@ def _plain(text: str) -> str:
 
 def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path]) -> list[str]:
     base = facts.get("base", "")
-    task = "image-to-video" if "i2v" in facts.get("variant", "") else "text-to-video"
+    from_picture = any(word in facts.get("variant", "") for word in ("i2v", "-inp"))
+    task = "image-to-video" if from_picture else "text-to-video"
     tags = [task, "lora", "diffusers", "cinelora", *filter(None, [facts.get("family", "")])]
     lines = ["---", f"library_name: {json.dumps('diffusers')}", f"pipeline_tag: {json.dumps(task)}"]
     if base.count("/") == 1 and not base.startswith(("/", ".")):
