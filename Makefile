@@ -27,10 +27,10 @@ demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/cinelora demo --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/pytest -n 2
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/pytest -n 2 -m "not slow"
+	$(TEST_ENV) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -199,3 +199,37 @@ def test_a_negative_prompt_leads_away_where_there_is_guidance(draw, tmp_path):
     code, said = draw(path, "--guidance", "1", "--negative-prompt", "blurred")
     assert code == 2
     assert "negative_prompt has no effect with guidance = 1" in said
+
+
+def test_numbers_that_are_not_finite_are_told_before_anything_is_drawn(draw, tmp_path):
+    tensors = adapter()
+    tensors["transformer.blocks.0.attn1.to_q.lora_B.weight"].fill_(float("nan"))
+    path = written(tmp_path / "a.safetensors", tensors, alpha=1.0)
+    code, said = draw(path)
+    assert code != 0
+    assert "1 tensors of the adapter hold numbers that are not finite" in said
+    assert "to_q" in said
+    assert path in said.replace("\n", "")
+
+
+def header_file(path, **header):
+    """An adapter of the tiny base that says these things of itself."""
+    save_file(LAYOUTS["comfyui"].from_native(adapter()), path, metadata=header)
+    return str(path)
+
+
+def test_a_recipe_in_a_header_whose_sections_are_none_is_told(typed, tmp_path):
+    path = header_file(tmp_path / "a.safetensors", family="wan", variant="tiny", recipe="method = 3\nnoise = 4")
+    code, said = typed("sample", path, *QUICK, "--out", str(tmp_path / "drawn"))
+    assert code != 0
+    assert "the recipe in the adapter's header cannot be read" in said
+    assert "no section: method, noise" in said
+
+
+def test_a_model_of_another_family_is_told_by_the_keys_and_not_by_the_adapters_own_recipe(typed, tmp_path):
+    recipe = '[noise]\nkind = "flow"\nshift = 2.0\n'
+    path = header_file(tmp_path / "a.safetensors", family="wan", variant="tiny", recipe=recipe)
+    code, said = typed("sample", path, *QUICK, "--model", "cogvideox/tiny", "--out", str(tmp_path / "drawn"))
+    assert code != 0
+    assert "no adapter layout that this family reads" in said
+    assert "sampler" not in said

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from cinelora.families.easyanimate import denoise, networks
 from cinelora.families.easyanimate.card import TINY, TINY_INPAINT
 from cinelora.media.probe import probe
 from cinelora.media.write import write_mp4, write_png
@@ -175,3 +176,42 @@ def test_channels_of_the_other_mode_are_told_before_anything_is_encoded(typed, f
     assert "33 channels" in said
     assert "tiny-v5.1-inp" in said
     assert "encoding" not in said
+
+
+def test_what_previews_start_from_is_looked_at_before_anything_is_encoded(typed, folder):
+    (folder / "r.toml").write_text(recipe_of(TINY_INPAINT["v5.1"]))
+    code, said = typed("train", "r.toml", "--set", 'preview.images=["clips/0.txt"]')
+    assert code != 0
+    assert "no picture" in said
+    assert "cache:" not in said
+    code, said = typed("check", "r.toml", "--set", 'preview.images=["0.png"]', "--set", "preview.frames=1")
+    assert code != 0
+    assert "nothing to draw" in said
+    code, said = typed("check", "r.toml", "--set", "preview.size=[100000,64]")
+    assert code != 0
+    assert "at most 16384" in said
+    code, said = typed("check", "r.toml", "--set", 'model.base="no-such-folder"')
+    assert code != 0
+    assert "the base does not exist" in said
+
+
+def test_v3_hears_by_a_mask_that_nothing_is_given(typed, folder, monkeypatch):
+    heard = []
+    real = networks.predict
+
+    def heard_by(net, x, t, conditions, *, kind):
+        heard.append(conditions["inpaint"])
+        return real(net, x, t, conditions, kind=kind)
+
+    variant = TINY_INPAINT["v3"]
+    (folder / "r.toml").write_text(recipe_of(variant))
+    assert typed("train", "r.toml", "--set", "train.steps=1")[0] == 0
+    monkeypatch.setattr(denoise, "predict", heard_by)
+    size = ["--frames", "8", "--size", "64", "64", "--steps", "1"]
+    code, said = typed("sample", "run", "--prompt", "a clip", *size)
+    assert code == 0, said
+    assert heard
+    assert all(one.shape == (1, 8, 2, 8, 8) and one.abs().mean() > 0 for one in heard)
+    code, said = typed("sample", "run", "--prompt", "a clip", "--strength", "nan", *size)
+    assert code != 0
+    assert "no number" in said

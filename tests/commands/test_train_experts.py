@@ -116,6 +116,11 @@ def test_a_sample_of_either_file_is_of_both(call, tmp_path):
     assert "high" in said
     assert "not beside it" in said
 
+    renamed = (adapter / "r.low_noise.diffusers.safetensors").rename(tmp_path / "mine.safetensors")
+    code, said = call("sample", str(renamed), "--prompt", "x", "--out", "renamed")
+    assert code == 0, said
+    assert "the file of high is not beside it" in said
+
 
 @pytest.mark.parametrize(
     ("change", "told"),

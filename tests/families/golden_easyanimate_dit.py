@@ -39,9 +39,11 @@ CONDITIONS = {
 TEXT_KINDS = {"T5EncoderModel": T5, "BertModel": BERT}
 SEEN = {"hidden_states", "timestep", "rope_cos", "rope_sin", *CONDITIONS}
 TEXT_SEEN = {"input_ids", "text_mask"}
+SIZES_SEEN = {"image_meta_size", "style", "resolution", "aspect_ratio"}
+"""Where a case states them, networks of v2 to v4 are called with them as they stand."""
 FORWARD = {"kind", "class", "constructor", "weight_seed", "input_seed", "rope", "rtol", "atol", "source"}
 FILE = {"kind", "transformer_class", "constructor", "lora", "lora_module_names", "file_metadata", "tensor_count"}
-FILE |= {"rtol", "atol", "source", "text_encoder"}
+FILE |= {"rtol", "atol", "source", "text_encoder", "rope", "weight_seed", "input_seed"}
 SAID = {f"{what}_{mode}" for what in ("output", "text_hidden") for mode in ("base", "with_lora", "merged")}
 
 
@@ -119,7 +121,8 @@ class Adapted:
     def __init__(self, case: Case):
         self.case, self.config, self.io = case, case.config, case.io
         assert set(case.config) <= FILE, sorted(set(case.config) - FILE)
-        assert set(case.io) <= SEEN | TEXT_SEEN | SAID, sorted(set(case.io) - SEEN)
+        known = SEEN | TEXT_SEEN | SAID | SIZES_SEEN
+        assert set(case.io) <= known, sorted(set(case.io) - known)
         self.kind = case.config["transformer_class"]
         self.weights = case.tensors("weights.safetensors")
 
@@ -139,8 +142,11 @@ class Adapted:
 
     @torch.no_grad()
     def compare(self, parts: dict[str, nn.Module], mode: str) -> None:
-        io = self.io
-        found = predict(parts["transformer"], io["hidden_states"], io["timestep"], conditions_of(io), kind=self.kind)
+        io, net = self.io, parts["transformer"]
+        if self.kind != DIT and io.keys() & SIZES_SEEN:
+            found = net(io["hidden_states"], io["timestep"], **legacy.inputs_of(self.case))
+        else:
+            found = predict(net, io["hidden_states"], io["timestep"], conditions_of(io), kind=self.kind)
         near(self.case, found, io[f"output_{mode}"], f"output, {mode}")
         if "text_encoder" in parts:
             kind = TEXT_KINDS[self.config["text_encoder"]["kind"]]
@@ -190,7 +196,7 @@ def check_lora_file(case: Case, tmp_path: Path) -> None:
     adapted, path = Adapted(case), case.folder / "lora.safetensors"
     file = read_adapter(path, LORA_LAYOUTS)
     check_told(case, path, file)
-    check_rope(case, adapted.parts()["transformer"]) if adapted.kind == DIT else None
+    check_rope(case, adapted.parts()["transformer"]) if adapted.kind == DIT else legacy.check_rotary(case)
     adapted.compare(adapted.parts(), "base")
     parts = adapted.parts()
     attach(parts, file)

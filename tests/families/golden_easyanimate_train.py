@@ -14,6 +14,7 @@ from golden_case import Case
 from safetensors.torch import save_file
 
 from cinelora.contracts.flow import Batch, Noised
+from cinelora.families.easyanimate.hunyuan import sizes_told
 from cinelora.families.easyanimate.inpaint import joined, known_share, with_noise
 from cinelora.families.easyanimate.layouts import LAYOUTS_BY_CLASS, LORA_LAYOUTS
 from cinelora.families.easyanimate.networks import open_network, predict
@@ -32,7 +33,7 @@ from cinelora.noise.timesteps import shifted
 CONFIG = {"kind", "loss_type", "constructor", "weight_seed", "input_seed", "rtol", "atol", "source"}
 CONFIG_OF = {
     "flow": {"scheduler", "lora", "vae_scaling_factor"},
-    "ddpm": {"scheduler", "lora"},
+    "ddpm": {"scheduler", "lora", "vae_scaling_factor"},
     "sigma": {"train_sampling_steps", "betas", "lora"},
 }
 INPAINT_CONFIG = {"kind", "first_frame_alone", "vae_scaling_factor", "noise_ratio", "seed", "rtol", "atol", "source"}
@@ -40,6 +41,15 @@ FLOW_SCHEDULER = {"num_train_timesteps", "shift", "use_dynamic_shifting"}
 DYNAMIC = {"base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"}
 """Of the sampling shift; none has a say in training."""
 DDPM_SCHEDULER = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type"}
+OF_SAMPLING = {"clip_sample", "clip_sample_range", "steps_offset", "timestep_spacing", "set_alpha_to_one"}
+OF_SAMPLING |= {
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+    "variance_type",
+    "rescale_betas_zero_snr",
+}
+"""All but the last have no say in training."""
 PREDICTIONS = {"v_prediction": "v", "epsilon": "eps", "sample": "x0"}
 LINEAR = r"linear 1e-4\.\.0\.02, 1000 steps, float64"
 TEXTS = {
@@ -52,9 +62,11 @@ TEXTS = {
     "clip_attention_mask": "clip_mask",
 }
 LOSS = re.compile(
-    r"loss(?:_(?P<weighting>none|sigma_sqrt|cosmap))?(?:_with_motion_sub_(?P<share>[\d.]+))?"
+    r"loss(?:_(?P<weighting>none|sigma_sqrt|cosmap|logit_normal|mode))?(?:_with_motion_sub_(?P<share>[\d.]+))?"
     r"(?:_threshold_(?P<largest>[\d.]+))?"
 )
+DRAWN = ("logit_normal", "mode")
+"""Weighting schemes there that say how times are drawn, and weigh all alike."""
 LEAST_SIGMA = 1e-4
 """sigma_sqrt refuses a range down to 0."""
 
@@ -121,7 +133,9 @@ class Step:
     def predict(self, noised: Noised) -> torch.Tensor:
         """The network's answer, compared with the case's."""
         conditions = {ours: self.io[theirs] for theirs, ours in TEXTS.items() if theirs in self.io}
-        self.take(*TEXTS)
+        self.take(*TEXTS, "style")
+        if "image_meta_size" in self.io:
+            self.same(sizes_told(noised.x), "image_meta_size")
         prediction = predict(self.net, noised.x, noised.t, conditions, kind=self.kind)
         self.same(prediction, "model_output")
         return prediction
@@ -174,7 +188,7 @@ def check_losses(step: Step, open_process: Callable, mix: Callable, prediction: 
     assert names
     for name in names:
         told = LOSS.fullmatch(name)
-        weighting = told["weighting"] or "none"
+        weighting = "none" if told["weighting"] in (None, *DRAWN) else told["weighting"]
         process = open_process(weighting=weighting, max_error=float(told["largest"] or 50))
         share = share_of(told["share"] or "0")
         loss = judged(process, prediction, mix(process), step.io["latents"], share)
@@ -231,7 +245,7 @@ def check_told(step: Step) -> None:
 
 def check_ddpm(case: Case, tmp_path: Path) -> None:
     told, step, io = case.config["scheduler"], Step(case, tmp_path), case.io
-    assert DDPM_SCHEDULER <= set(told) <= DDPM_SCHEDULER | {"rescale_betas_zero_snr"}
+    assert DDPM_SCHEDULER <= set(told) <= DDPM_SCHEDULER | OF_SAMPLING
     assert told["num_train_timesteps"] == 1000
 
     def open_ddpm(*, weighting: str, max_error: float) -> Ddpm:
@@ -254,6 +268,7 @@ def check_ddpm(case: Case, tmp_path: Path) -> None:
     assert torch.equal(noised.t.long(), io["timesteps"])
     step.same(noised.x, "noisy_latents")
     step.same(noised.target, "target")
+    check_told(step)
     prediction = step.predict(noised)
     mix = lambda process: process.mix(io["latents"], io["noise"], io["timesteps"])  # noqa: E731
     step.check_gradients(check_losses(step, open_ddpm, mix, prediction))
@@ -265,7 +280,6 @@ def check_ddpm(case: Case, tmp_path: Path) -> None:
 def check_sigma(case: Case, tmp_path: Path) -> None:
     step, io = Step(case, tmp_path), case.io
     assert re.fullmatch(LINEAR, case.config["betas"])
-    assert step.adapters is None
 
     def open_sigma(*, snr_loss: bool) -> Sigma:
         return Sigma(
@@ -282,7 +296,7 @@ def check_sigma(case: Case, tmp_path: Path) -> None:
     noised = open_sigma(snr_loss=False).mix(io["latents"], io["noise"], io["timesteps"])
     assert torch.equal(noised.t.long(), io["model_timesteps"])
     step.same(noised.x, "noisy_latents")
-    prediction = step.predict(noised)
+    prediction, plain = step.predict(noised), None
     for prefix, snr_loss in (("", False), ("snr_", True)):
         process = open_sigma(snr_loss=snr_loss)
         rows = []
@@ -294,9 +308,12 @@ def check_sigma(case: Case, tmp_path: Path) -> None:
         )
         near(case, whole.each, io[f"{prefix}loss"], f"{prefix}loss of the batch's clips")
         near(case, whole.value, io[f"{prefix}loss"].mean(), f"{prefix}loss of the batch")
+        plain = whole.value if plain is None else plain
         step.same(torch.stack([row.value for row in rows]), f"{prefix}loss")
         for term in ("mse", "vb"):
             step.same(torch.stack([row.terms[term] for row in rows]), f"{prefix}{term}")
+    step.check_gradients(plain)
+    step.check_rope()
     step.take("timesteps", "model_timesteps", "latents", "noise")
     step.done()
 

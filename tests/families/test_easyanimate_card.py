@@ -80,6 +80,8 @@ def test_versions_tell_their_inpaint_networks_in_their_own_way():
     for version, variant in TINY_INPAINT.items():
         rules, channels = rules_of(variant), variant.network["transformer"]["in_channels"]
         assert rules.direct_mask == (version in ("v5.1", "v5"))
+        # The class of v3 says no to enable_zero_in_inpaint; the later ones do not know it, which counts as yes.
+        assert rules.zeros == (version != "v3")
         latents = variant.geometry.latent_channels
         assert channels == latents + rules.channels(latents)
 
@@ -217,3 +219,14 @@ def test_adapters_on_attention_alone_are_read_as_their_own_versions(version):
     assert "lora_unet__transformer_blocks_0_attn2_to_q.lora_down.weight" in layouts[1].from_native(native) or (
         version == "v4"
     )
+
+
+def test_a_config_that_is_not_built_is_named(tmp_path):
+    base = write_base(tmp_path / "base", TINY["v3"])
+    file = base / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "foo": 1, "after_norm": "yes"}))
+    with pytest.raises(WeightsError) as caught:
+        check_base(str(base), TINY["v3"])
+    assert [problem.where for problem in caught.value.problems] == [str(file)] * 2
+    assert "no setting foo" in str(caught.value)
+    assert "after_norm" in str(caught.value)

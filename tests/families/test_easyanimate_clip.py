@@ -88,6 +88,14 @@ def test_another_image_encoder_is_refused(base):
         ClipTower(base, {"hidden_size": 1024}, "fp32", patches=True).load("cpu")
 
 
+@pytest.mark.parametrize("said", [{"hidden_act": "zzz"}, {"hidden_act": 5}, {"layer_norm_eps": "small"}])
+def test_a_config_of_which_nothing_can_be_made_is_told(said, base, tmp_path):
+    (tmp_path / "image_encoder" / "config.json").write_text(json.dumps({**NETWORK, **said}))
+    with pytest.raises(WeightsError, match="image_encoder") as caught:
+        ClipTower(base, {}, "fp32", patches=True).load("cpu")
+    assert caught.value.problems[0].where == str(tmp_path / "image_encoder" / "config.json")
+
+
 def test_half_of_the_frames_are_the_first():
     rng = torch_rng("frames")
     drawn = torch.tensor([drawn_frame(5, rng) for _ in range(2000)])

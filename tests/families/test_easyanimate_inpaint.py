@@ -186,3 +186,20 @@ def test_steps_choose_among_the_drawn_versions():
     assert 60 < int(some[:, 0].eq(0).sum()) < 140
     only = chosen(versions[:, 1:2], torch_rng(1))
     assert only.eq(1).all()
+
+
+V3 = InpaintRules(direct_mask=False, first_alone=False, noisy=False, zeros=False)
+
+
+def test_where_the_base_knows_no_zeros_a_mask_says_that_nothing_is_given():
+    tower = InpaintTower(Cells(), V3)
+    assert tower.tells_unshown
+    assert not InpaintTower(Cells(), InpaintRules()).tells_unshown
+    told = tower.unshown(Bucket(5, 16, 16))["inpaint"]
+    assert told.shape[:2] == (1, 6)
+    assert told[:, :3].eq(SCALING).all(), "the mask is 1 everywhere"
+    assert told[:, 3:].eq(-SCALING).all(), "and nothing is to be seen"
+    single = tower.encode([clip_of(1)])[0]["inpaint"]
+    assert single.equal(tower.unshown(Bucket(1, 16, 16))["inpaint"])
+    drawn_ones = [tower.encode([clip_of(9)], torch_rng("all", k))[0]["inpaint"][1:] for k in range(8)]
+    assert all(one.abs().sum() > 0 for versions in drawn_ones for one in versions)

@@ -315,3 +315,21 @@ def test_options_that_no_golden_case_has_change_the_answer():
         grown = fourth(after_norm=True)
         assert "blocks.0.norm4.weight" in grown.state_dict()
         assert hunyuan.predict(grown, x, t, fourth_conditions()).shape == (2, 8, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "value"),
+    [
+        ("second", "sample_size", "big"),
+        ("second", "sample_size", 0),
+        ("second", "motion_module_kwargs", "abc"),
+        ("second", "enable_uvit", 1),
+        ("fourth", "mlp_ratio", None),
+        ("fourth", "num_layers", 4.5),
+        ("fourth", "norm_type", ["layer_norm"]),
+    ],
+)
+def test_values_of_another_kind_are_told(network, name, value):
+    make = second if network == "second" else fourth
+    with pytest.raises(WeightsError, match=f"this {name}"):
+        make(**{name: value})

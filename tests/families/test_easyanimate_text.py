@@ -314,3 +314,12 @@ def test_formats_are_as_asked_and_t5_keeps_what_overflows():
         block = tower.net.encoder.block[0].layer
         assert block[1].DenseReluDense.wo.weight.dtype == wo
         assert block[0].SelfAttention.q.weight.dtype == (torch.bfloat16 if dtype == "bf16" else torch.float16)
+
+
+@pytest.mark.parametrize("said", [{"hidden_act": 5}, {"hidden_act": "zzz"}, {"layer_norm_eps": "tiny"}])
+def test_a_config_of_which_nothing_can_be_made_is_told(said, pair):
+    file = pair / "text_encoder" / "config.json"
+    file.write_text(json.dumps({**SMALL_BERT, **said}))
+    with pytest.raises(WeightsError, match="text_encoder") as caught:
+        towers(BOTH, *MASKS, base=pair)[0].embed(["a"])
+    assert caught.value.problems[0].where == str(file)

@@ -459,3 +459,21 @@ def test_a_random_base_needs_no_files():
     )
     tower = EasyAnimateVae(Base("random"), variant, "fp32")
     assert tower.encode([clip_of(8)])[0]["mean"].shape == (4, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scaling_factor", "x"),
+        ("scaling_factor", 0),
+        ("scaling_factor", float("nan")),
+        ("layers_per_block", "two"),
+        ("use_tiling", "yes"),
+        ("act_fn", ["silu"]),
+        ("block_out_channels", ["4", "8", "8", "8"]),
+        ("block_out_channels", [4, 8, 8, 0]),
+    ],
+)
+def test_values_of_another_kind_are_told(name, value):
+    with pytest.raises(WeightsError, match=name):
+        build_autoencoder(config_of("slice_mag_vae", **{name: value}))

@@ -11,7 +11,7 @@ from wan_bases import SMALL
 
 from cinelora.base.errors import WeightsError
 from cinelora.families.wan.card import CARD
-from cinelora.families.wan.denoise import open_denoiser
+from cinelora.families.wan.denoise import check_base, open_denoiser
 from cinelora.families.wan.encode import open_encoder
 from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
 from cinelora.families.wan.places import open_base
@@ -280,3 +280,20 @@ def test_a_config_that_belies_the_variant_is_refused(component, key, value, smal
     assert problem.what == f"the base's {component} is not that of Wan small"
     assert problem.found == f"{key} {value}"
     assert problem.where == str(place)
+
+
+def test_a_config_that_no_network_can_be_made_of_is_told(small_base, tmp_path):
+    shutil.copytree(small_base / "transformer", tmp_path / "transformer")
+    shutil.copytree(small_base / "vae", tmp_path / "vae")
+    for name, odd in (("transformer", {"patch_size": "x"}), ("vae", {"attn_scales": 3, "patch_size": "x"})):
+        config = tmp_path / name / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **odd}))
+    opened = (
+        lambda: open_denoiser(str(tmp_path), SMALL, "fp32"),
+        lambda: check_base(str(tmp_path), SMALL),
+        lambda: open_encoder(str(tmp_path), SMALL, "fp32").vae.load("cpu"),
+    )
+    for take in opened:
+        with pytest.raises(WeightsError, match="can be made of what its config says") as error:
+            take()
+        assert "config.json" in error.value.problems[0].where

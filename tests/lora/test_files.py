@@ -234,3 +234,51 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="No space left"):
         write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+ALPHA_HEADER = {"transformer.r": 2, "transformer.lora_alpha": 1}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "{broken",
+        "[1]",
+        json.dumps({**ALPHA_HEADER, "transformer.lora_alpha": "lots"}),
+        json.dumps({**ALPHA_HEADER, "transformer.alpha_pattern": {"(((": 3}}),
+        json.dumps({**ALPHA_HEADER, "transformer.alpha_pattern": [3]}),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_told(tmp_path, stated):
+    path = tmp_path / "a.safetensors"
+    save_file(dict(small_file().tensors), path, metadata={HEADER_KEY: stated})
+    with pytest.raises(WeightsError, match="what the header says of the adapter's strength cannot be read") as error:
+        read_adapter(path, LORA_LAYOUTS)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({f"{Q0}.alpha": torch.tensor(float("nan"))}, f"nan of {Q0}"),
+        ({f"{Q0}.alpha": torch.tensor(float("inf"))}, f"inf of {Q0}"),
+        ({f"{Q0}.alpha": torch.tensor(0.0), f"{Q1}.alpha": torch.tensor(-1.0)}, f"0 of {Q0} and 1 more"),
+        ({f"{Q0}.alpha": torch.ones(3)}, "no single number"),
+        ({f"{Q0}.lora_B.weight": torch.ones(16, 2, dtype=torch.int32)}, "no floating-point numbers"),
+        ({f"{Q0}.lora_A.weight": torch.ones(0, 16), f"{Q0}.lora_B.weight": torch.ones(16, 0)}, "do not fit each other"),
+    ],
+)
+def test_numbers_that_are_no_adapter_are_told(tmp_path, change, told):
+    path = tmp_path / "a.safetensors"
+    save_file({**small_file().tensors, **change}, path)
+    with pytest.raises(WeightsError) as error:
+        read_adapter(path, LORA_LAYOUTS)
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -3.0, float("nan"), float("inf")])
+def test_an_alpha_that_is_no_strength_is_refused(tmp_path, alpha):
+    save_file(dict(small_file().tensors), tmp_path / "a.safetensors")
+    with pytest.raises(RecipeError, match="--alpha"):
+        read_adapter(tmp_path / "a.safetensors", LORA_LAYOUTS, alpha=alpha)

@@ -73,3 +73,11 @@ def test_names_that_differ_in_their_block_stand_together():
     assert grouped(["lora_unet_blocks_0_ffn_0", "lora_unet_blocks_1_ffn_0"]) == "lora_unet_blocks_*_ffn_0 x 2"
     assert grouped(["blocks.7.ffn.0"]) == "blocks.7.ffn.0"
     assert grouped([f"a{k}" for k in range(10)], most=8).endswith("a7 and 2 more kinds")
+
+
+def test_a_parts_own_number_is_no_blocks():
+    parts = {"transformer": PARTS["transformer"], "transformer_2": PARTS["transformer"]}
+    file = adapter(*Q, *(name.replace("transformer", "transformer_2") for name in Q))
+    assert all(name.split(".")[1] == "blocks" for name in untouched(parts, file))
+    assert "transformer_2.blocks.*.to_v" in untouched(parts, file)
+    assert grouped(["transformer_2.blocks.0.to_q", "transformer_2.blocks.1.to_q"]) == "transformer_2.blocks.*.to_q x 2"

@@ -2,6 +2,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from cinelora.base.errors import RecipeError
 from cinelora.base.seeds import torch_rng
@@ -448,11 +449,70 @@ def test_unsound_options_are_refused(values):
 
 def test_what_distillation_cannot_go_with_is_told_at_once():
     with pytest.raises(RecipeError) as caught:
-        check_method(options(), process="ddpm", parts={"transformer": "full"})
+        check_method(options(), noise=NoiseOptions(kind="ddpm"), parts={"transformer": "full"})
     assert "noise.kind = ddpm" in str(caught.value)
     assert "lora.parts" in str(caught.value)
-    check_method(MethodOptions(), process="ddpm", parts={"transformer": "full"})
-    check_method(options(), process="flow", parts={"transformer": "lora"})
+    check_method(MethodOptions(), noise=NoiseOptions(kind="ddpm", frame_share=0.5), parts={"transformer": "full"})
+    check_method(options(), noise=NoiseOptions(), parts={"transformer": "lora"})
+
+
+@pytest.mark.parametrize(
+    ("method", "noise", "where"),
+    [
+        ({}, {"frame_share": 0.5}, "noise.frame_share"),
+        ({"score_t_min": 0.9}, {"t_max": 0.875}, "method.score_t_min"),
+        ({"score_t_max": 0.5}, {"t_min": 0.875}, "method.score_t_min"),
+    ],
+)
+def test_noise_that_a_distillation_would_not_follow_is_refused(method, noise, where):
+    with pytest.raises(RecipeError) as error:
+        check_method(options(**method), noise=NoiseOptions(**noise), parts={})
+    assert [problem.where for problem in error.value.problems] == [where]
+    check_method(options(score_t_min=0.8), noise=NoiseOptions(t_max=0.875), parts={})
+
+
+def test_compat_compares_at_every_level_unless_told_otherwise():
+    compat = MethodOptions(name="distill", compat="videox")
+    assert (compat.score_t_min, compat.score_t_max) == (0, 1)
+    again = MethodOptions(**compat.model_dump())
+    assert again == compat
+    assert MethodOptions(name="distill", compat="videox", score_t_min=0.1).score_t_min == 0.1
+    assert (options().score_t_min, options().score_t_max) == (0.02, 0.98)
+
+
+@pytest.mark.parametrize(("shift", "place", "time"), [(3.0, 700, 874), (11.0, 900, 989), (6.0, 760, 949)])
+def test_compat_cuts_the_times_of_a_table_in_fp32(shift, place, time):
+    """3 x 0.7 / 2.4 = 0.875, whose thousandfold is a bit below 875 in the reference's own numbers."""
+    table = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
+    assert int(table.timesteps[1000 - place]) == time
+    (level,) = levels_of(options(denoising_steps=(place,), compat="videox"), Flow(NoiseOptions(shift=shift)))
+    assert level.t == time
+    nearest = (table.timesteps.double() - time).abs().argmin()
+    assert level.taken == pytest.approx(float(table.sigmas[nearest]), abs=1e-7)
+
+
+def test_compat_asks_and_judges_what_was_given_too(batch):
+    """As a TI2V has it: the mask among the conditions leaves frames out, and `flow` is the network's own word."""
+    given = torch.ones(len(batch.latents), 1, *batch.latents.shape[2:])
+    given[:, :, 0] = 0
+    found = {}
+    for compat in ("none", "videox"):
+        method = opened(compat=compat)
+        plain = method.denoiser.condition
+        method.denoiser.condition = lambda batch, rng, plain=plain: {**plain(batch, rng), "loss_mask": given}
+        method.denoiser.flow = lambda x, t, conditions: torch.full_like(x, 7.0)
+        masks = []
+        judged = method.critic_loss
+        method.critic_loss = lambda *words, judged=judged, masks=masks: (
+            masks.append(words[3].loss_mask) or judged(*words)
+        )
+        method.loss("critic", batch, torch_rng(1), torch_rng("shared"))
+        x = batch.latents
+        found[compat] = masks[0], method.predict(x, torch.full((len(x),), 500.0), batch.conditions)
+    assert torch.equal(found["none"][0], given)
+    assert found["videox"][0] is None
+    assert (found["videox"][1] == 7).all()
+    assert not (found["none"][1] == 7).any()
 
 
 def test_captions_alone_do_for_simulation_only():

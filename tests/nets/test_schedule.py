@@ -71,3 +71,18 @@ def test_what_is_not_stated_contradicts_nothing(tmp_path):
 def test_a_damaged_file_is_told(tmp_path):
     with pytest.raises(WeightsError, match="damaged"):
         stated_noise(base_with(tmp_path, "{"))
+
+
+@pytest.mark.parametrize("value", [None, "0.012", [0.1], True])
+def test_numbers_that_are_none_are_told(value, tmp_path):
+    base = base_with(tmp_path, {**VELOCITY, "beta_end": value})
+    with pytest.raises(WeightsError, match="damaged") as caught:
+        stated_noise(base)
+    (problem,) = caught.value.problems
+    assert problem.found == f"beta_end {value!r}"
+    assert problem.where.endswith("scheduler_config.json")
+
+
+def test_kinds_that_nobody_knows_state_nothing(tmp_path):
+    config = {**VELOCITY, "beta_schedule": ["linear"], "prediction_type": {"v": 1}}
+    assert stated_noise(base_with(tmp_path, config)) == {"zero_terminal_snr": True}

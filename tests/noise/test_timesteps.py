@@ -110,3 +110,14 @@ def test_half_of_the_range_by_quantile_of_the_scheme():
     drawn = Timesteps(options).draw(999, torch_rng(1)).sort().values
     assert drawn[499].item() == pytest.approx(0.5, abs=0.003)
     assert drawn[840].item() == pytest.approx(1 / (1 + math.exp(-1)), abs=0.01)
+
+
+def test_intervals_of_ranks_are_parts_of_the_levels_that_are_trained():
+    """250 levels divide by 2 and not by 8 or 4: of 8 ranks, four keep to each half."""
+    options = NoiseOptions(kind="sigma", strata="ranks", num_levels=250)
+    for rank in range(8):
+        drawn = Timesteps(options, rank=rank, world=8).quantiles(200, torch_rng("levels", rank))
+        low = 0.0 if rank < 4 else 0.5
+        assert drawn.min() >= low
+        assert drawn.max() < low + 0.5
+        assert drawn.max() - drawn.min() > 0.4

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cinelora.base.errors import RecipeError
@@ -12,12 +13,14 @@ from cinelora.preview.options import PreviewOptions
 from cinelora.preview.pictures import (
     START,
     check_film,
+    check_picture,
     check_pictures,
     film_latents,
     picture_conditions,
     shared,
     takes_ends,
     takes_pictures,
+    unshown_conditions,
 )
 
 BUCKET = Bucket(9, 32, 32)
@@ -115,3 +118,38 @@ def test_strength_has_a_default_where_there_are_videos():
     assert PreviewOptions(prompts=["a"]).strength_of_videos == 1.0
     assert PreviewOptions(prompts=["a"], videos=["a.mp4"]).strength_of_videos == 0.7
     assert PreviewOptions(prompts=["a"], videos=["a.mp4"], video_strength=0.3).strength_of_videos == 0.3
+
+
+def test_pictures_that_are_none_are_told_with_their_option(tmp_path):
+    check_picture(picture(tmp_path, 7), "images")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(RecipeError, match="no picture") as caught:
+        check_picture(tmp_path / "text.png", "end_images")
+    (problem,) = caught.value.problems
+    assert problem.where == "preview.end_images"
+    assert problem.found
+
+
+def test_a_single_frame_has_no_picture_to_start_from():
+    with pytest.raises(RecipeError, match="nothing to draw"):
+        check_pictures(EndingEncoder(), 1, frames=1)
+    check_pictures(EndingEncoder(), 1, frames=9)
+    check_pictures(EndingEncoder(), 0, frames=1)
+
+
+class Telling(Ends):
+    """Also says that nothing is shown."""
+
+    tells_unshown = True
+
+    def unshown(self, bucket):
+        return {"brightness": torch.full((bucket.frames,), -1.0)}
+
+
+def test_towers_may_say_that_nothing_is_shown():
+    class TellingEncoder(FakeEncoder):
+        def towers(self):
+            return (*super().towers(), Telling())
+
+    assert unshown_conditions(EndingEncoder(), BUCKET) == {}
+    assert unshown_conditions(TellingEncoder(), BUCKET)["brightness"].tolist() == [-1.0] * 9

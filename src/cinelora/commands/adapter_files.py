@@ -21,7 +21,7 @@ from cinelora.contracts.flow import Batch, Bucket
 from cinelora.contracts.roles import AdapterLayout, Denoiser
 from cinelora.families import registry
 from cinelora.lora.files import AdapterFile, cannot_carry, write_adapter, write_tensors
-from cinelora.lora.prove import Probe, prove, take_probe
+from cinelora.lora.prove import SHARE_OF_EFFECT, Probe, prove, take_probe
 from cinelora.nets.experts import Experts
 from cinelora.report.versions import versions
 from cinelora.train.place import Place
@@ -154,4 +154,5 @@ def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spok
             with place.autocast():
                 proof = prove(path, layout, one.probe, reopen=reopen, pipeline=pipeline)
             share = proof.difference / proof.effect if proof.effect else 0.0
-            console.print(f"proven: {path} loads and gives what was trained (off by {share:.1e} of its effect)")
+            why = "; as much as the base's format rounds" if share > SHARE_OF_EFFECT else ""
+            console.print(f"proven: {path} loads and gives what was trained (off by {share:.1e} of its effect{why})")

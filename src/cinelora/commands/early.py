@@ -13,9 +13,10 @@ from cinelora.data.encoding import runs
 from cinelora.families import registry
 from cinelora.lora.targets import sizes
 from cinelora.nets.schedule import contradictions
+from cinelora.nets.weights import RANDOM, may_be_on_hub
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import preview_bucket
-from cinelora.preview.pictures import check_film, check_pictures
+from cinelora.preview.pictures import check_film, check_picture, check_pictures
 
 
 def check_targets(loaded: Loaded) -> None:
@@ -83,8 +84,13 @@ def _fits(loaded: Loaded, variant: Variant) -> bool:
 
 
 def check_base_at_hand(loaded: Loaded) -> None:
-    """Look at a base and its schedule that are on this machine; one on the Hub is looked at when it is fetched."""
-    if loaded.base == "embedded" or Path(loaded.base).exists():
+    """Look at a base and its schedule that are on this machine; one on the Hub is looked at when it is fetched.
+
+    Raises WeightsError where it does not fit, or is missing and can be of no Hub.
+    """
+    if loaded.base == RANDOM:
+        return
+    if loaded.base == "embedded" or Path(loaded.base).exists() or not may_be_on_hub(loaded.base):
         check_base(loaded)
         check_schedule(loaded)
 
@@ -98,7 +104,8 @@ def check_previews(loaded: Loaded) -> None:
     if not options.prompts:
         return
     try:
-        check_pictures(encoder_of(loaded), len(options.images), len(options.end_images))
+        frames = preview_bucket(options, loaded.variant.geometry).frames
+        check_pictures(encoder_of(loaded), len(options.images), len(options.end_images), frames=frames)
         process, strength = open_process(loaded.recipe.noise), options.strength_of_videos
         process.sampler(options.num_steps, options.sampler, options.denoising_steps, strength=strength)
         _check_files(loaded)
@@ -118,6 +125,9 @@ def _check_files(loaded: Loaded) -> None:
             found, do = ", ".join(map(str, missing)), "correct the path, which starts from the recipe's folder"
             problems.add(f"{what} is missing", found=found, where=f"preview.{name}", do=do)
     problems.raise_if_any()
+    for name in ("images", "end_images"):
+        for path in starts_of(loaded, name):
+            check_picture(path, name)
     geometry = loaded.variant.geometry
     for path in starts_of(loaded, "videos"):
         check_film(path, preview_bucket(loaded.recipe.preview, geometry), geometry.fps)

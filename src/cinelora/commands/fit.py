@@ -22,6 +22,9 @@ def fitted(loaded: Loaded, file: AdapterFile, path: Path, *, allow_missing: bool
     Raises WeightsError that names modules and the variants which the adapter does fit.
     """
     _check_expert(loaded, file, path)
+    if odd := [key for key, one in file.tensors.items() if not one.isfinite().all()]:
+        what, do = f"{len(odd)} tensors of the adapter hold numbers that are not finite", "take an earlier checkpoint's"
+        raise WeightsError(Problem(what, found=", ".join(odd[:4]), where=str(path), do=do))
     parts = registry.skeleton(loaded.family, loaded.variant)
     homeless = lost(parts, file) if allow_missing else []
     if homeless and len(homeless) < len(file.modules()):
@@ -32,7 +35,7 @@ def fitted(loaded: Loaded, file: AdapterFile, path: Path, *, allow_missing: bool
     try:
         plan_of(parts, file)
     except WeightsError as error:
-        raise WeightsError(*_advised(error, loaded, file, leaving_helps=not allow_missing)) from error
+        raise WeightsError(*_advised(error, loaded, file, path, leaving_helps=not allow_missing)) from error
     torn = gaps(parts, file)
     if torn:
         what = f"the adapter lacks {len(torn)} modules that it has in other blocks"
@@ -65,8 +68,10 @@ def _check_expert(loaded: Loaded, file: AdapterFile, path: Path) -> None:
             console.print(f"{what}; the other one would be --model {loaded.family.name}/{told[0].variant.name}")
 
 
-def _advised(error: WeightsError, loaded: Loaded, file: AdapterFile, *, leaving_helps: bool) -> list[Problem]:
-    """The same problems with what fits, and what can be done."""
+def _advised(
+    error: WeightsError, loaded: Loaded, file: AdapterFile, path: Path, *, leaving_helps: bool
+) -> list[Problem]:
+    """The same problems with where the file is, what fits, and what can be done."""
     family, parts = loaded.family, registry.skeleton(loaded.family, loaded.variant)
     others = fitting(family, file)
     do = "choose --model and --base of what it was trained on" if others else error.problems[0].do
@@ -74,7 +79,8 @@ def _advised(error: WeightsError, loaded: Loaded, file: AdapterFile, *, leaving_
         do += ", or leave these modules out: --allow-missing"
     found = f"{family.name}/{loaded.variant.name}"
     told = f"; the adapter fits {', '.join(others)}" if others else ""
-    return [replace(problem, what=f"{problem.what} ({found}){told}", do=do) for problem in error.problems]
+    where = str(path)
+    return [replace(p, what=f"{p.what} ({found}){told}", where=p.where or where, do=do) for p in error.problems]
 
 
 def fitting(family: Family, file: AdapterFile) -> list[str]:

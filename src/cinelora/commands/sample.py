@@ -1,5 +1,6 @@
 """Owns the verb `sample`: videos from an adapter file."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,7 +49,13 @@ class Wishes:
 
 
 def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None:
-    """Draw one video of each prompt into `out`, and a contact sheet. Raises WeightsError for files that do not fit."""
+    """Draw one video of each prompt into `out`, and a contact sheet.
+
+    Raises WeightsError for files that do not fit, RecipeError for wishes that cannot be.
+    """
+    if not math.isfinite(wishes.strength):
+        do = "give a number; 1 is the strength it was trained with, 0 shows the base"
+        raise RecipeError(Problem("--strength is no number", found=f"{wishes.strength}", do=do))
     path = _file_in(lora)
     header = read_header(path)
     together = {} if wishes.model else partners(path, header)
@@ -108,7 +115,7 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
             )
         )
     family, variant = split(named)
-    own = _recipe_in(header, path)
+    own = _recipe_in(header, path) if header.get("family") in (None, family) else {}
     asked = {"num_steps": wishes.num_steps, "guidance": wishes.guidance, "sampler": wishes.sampler or None}
     preview = {
         **with_defaults(_walk_in(own), {key: value for key, value in asked.items() if value is not None}),
@@ -168,9 +175,12 @@ def _recipe_in(header: dict[str, str], path: Path) -> dict[str, Any]:
 
     Raises WeightsError where it is damaged. Its values are checked as any recipe's.
     """
+    what, do = "the recipe in the adapter's header cannot be read", "write or fetch the file anew"
     try:
-        return tomllib.loads(header.get("recipe", ""))
+        recipe = tomllib.loads(header.get("recipe", ""))
     except tomllib.TOMLDecodeError as error:
-        raise WeightsError(
-            Problem("the recipe in the adapter's header cannot be read", found=str(error), where=str(path))
-        ) from error
+        raise WeightsError(Problem(what, found=str(error), where=str(path), do=do)) from error
+    if odd := [name for name, section in recipe.items() if not isinstance(section, dict)]:
+        found = f"no section: {', '.join(odd)}"
+        raise WeightsError(Problem(what, found=found, where=str(path), do=do))
+    return recipe

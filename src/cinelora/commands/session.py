@@ -28,7 +28,7 @@ from cinelora.methods.options import adapters_of, drawn_of
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import PreviewOptions, preview_bucket
-from cinelora.preview.pictures import film_latents, picture_conditions, shared
+from cinelora.preview.pictures import film_latents, picture_conditions, shared, unshown_conditions
 from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
 from cinelora.train.place import Place, settle
 
@@ -70,7 +70,11 @@ def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tens
     found: list[dict[str, Tensor]] = [{} for _ in options.prompts]
     pictures, ends, videos = (starts_of(loaded, name) for name in ("images", "end_images", "videos"))
     bucket = preview_bucket(options, geometry)
-    seen = picture_conditions(encoder, pictures, bucket, ends=ends, device=device) if found and pictures else []
+    seen: list[dict[str, Tensor]] = []
+    if found and pictures:
+        seen = picture_conditions(encoder, pictures, bucket, ends=ends, device=device)
+    elif found:
+        seen = [unshown_conditions(encoder, bucket, device=device)]
     filmed = film_latents(encoder, videos, bucket, geometry.fps, device=device) if found and videos else []
     for tables in filter(None, (seen, filmed)):
         for mine, (_, table) in zip(found, shared(found, tables), strict=True):

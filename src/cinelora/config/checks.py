@@ -78,7 +78,7 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         ("data", lambda: check_weights(recipe.data)),
         ("data", lambda: _check_shown(recipe)),
         ("preview", lambda: preview_bucket(recipe.preview, variant.geometry)),
-        ("method", lambda: check_method(recipe.method, process=recipe.noise.kind, parts=recipe.lora.parts)),
+        ("method", lambda: check_method(recipe.method, noise=recipe.noise, parts=recipe.lora.parts)),
     )
     for section, look in looks:
         try:

@@ -5,8 +5,9 @@ nowhere) is the layout's `strength`. Files are safetensors; everything a reader 
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,17 @@ def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float |
     native = layout.to_native(tensors)
     spelt = _spelt(native, tensors)
     _check_whole(native, spelt, path)
-    stated = {key.removesuffix(ALPHA): float(native.pop(key)) for key in list(native) if key.endswith(ALPHA)}
+    alone = {key.removesuffix(ALPHA): native.pop(key) for key in list(native) if key.endswith(ALPHA)}
     ranks = {key.removesuffix(DOWN): len(native[key]) for key in native if key.endswith(DOWN)}
-    stated = _stated(header, ranks) | stated
+    stated = _sound(header, ranks, path) | {module: float(one) for module, one in alone.items()}
+    _check_alphas(stated, alpha, spelt, path)
     silent = [module for module in ranks if module not in stated]
     if alpha is not None and len(silent) < len(ranks):
         logger.warning("%s states its own strength for %d modules: alpha = %g is not taken for them", path,
                        len(ranks) - len(silent), alpha)  # fmt: skip
     elif silent and alpha is None and layout.strength != "header":
         logger.warning(_SILENT, path, len(silent), layout.name)
-    alphas = {module: stated.get(module, float(alpha or rank)) for module, rank in ranks.items()}
+    alphas = {module: stated.get(module, float(rank if alpha is None else alpha)) for module, rank in ranks.items()}
     return AdapterFile(native, alphas, header, spelt)
 
 
@@ -177,6 +179,29 @@ def _spelt(native: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[
     return found
 
 
+def _sound(header: Mapping[str, str], ranks: Mapping[str, int], path: Path) -> dict[str, float]:
+    """What the header says of the strength. Raises WeightsError where it cannot be read."""
+    try:
+        return _stated(header, ranks)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        what, do = "what the header says of the adapter's strength cannot be read", "write or fetch the file anew"
+        raise WeightsError(Problem(what, found=f"{HEADER_KEY}: {error}", where=str(path), do=do)) from error
+
+
+def _check_alphas(stated: Mapping[str, float], told: float | None, spelt: Mapping[str, str], path: Path) -> None:
+    """Raise WeightsError for an alpha of the file, RecipeError for one on the command line, that is no strength."""
+    allowed = "a number above 0"
+    if told is not None and not 0 < told < math.inf:
+        raise RecipeError(Problem("alpha is no strength", found=f"{told:g}", allowed=allowed, where="--alpha"))
+    odd = [module for module, alpha in stated.items() if not 0 < alpha < math.inf]
+    if odd:
+        found = f"{stated[odd[0]]:g} of {spelt.get(odd[0], odd[0])}" + f" and {len(odd) - 1} more" * (len(odd) > 1)
+        do = "write or fetch the file anew"
+        raise WeightsError(
+            Problem("alpha in the adapter file is no strength", found=found, allowed=allowed, where=str(path), do=do)
+        )
+
+
 def _stated(header: Mapping[str, str], ranks: Mapping[str, int]) -> dict[str, float]:
     """What a file's header says of the strength: diffusers' table, our note that it is folded in, or kohya's alpha."""
     if HEADER_KEY in header:
@@ -205,6 +230,13 @@ def _load(path: Path, *, only_header: bool = False) -> tuple[dict[str, Tensor], 
         ) from error
 
 
+_ODD: tuple[tuple[str, Callable[[str, Tensor], bool]], ...] = (
+    ("are no floating-point numbers", lambda key, one: not (one.is_floating_point() or key.endswith(ALPHA))),
+    ("are an alpha and no single number", lambda key, one: key.endswith(ALPHA) and one.numel() != 1),
+)
+"""What makes tensors of an adapter useless, and how it shows."""
+
+
 def _check_whole(native: Mapping[str, Tensor], spelt: Mapping[str, str], path: Path) -> None:
     """Every module has A and B of one rank, and nothing else is in the file."""
     problems, do = Problems(WeightsError), "the file is not whole, or no LoRA: write or fetch it anew"
@@ -213,12 +245,16 @@ def _check_whole(native: Mapping[str, Tensor], spelt: Mapping[str, str], path: P
     if strange:
         what = f"{len(strange)} tensors are neither lora_A, lora_B, alpha nor a magnitude vector"
         problems.add(what, found=", ".join(strange[:4]), where=str(path), do=do)
+    for what, is_odd in _ODD:
+        odd = [key for key, one in native.items() if is_odd(key, one)]
+        if odd:
+            problems.add(f"{len(odd)} tensors {what}", found=", ".join(odd[:4]), where=str(path), do=do)
     torn: dict[str, list[str]] = {"lora_A": [], "lora_B": []}
     for module in dict.fromkeys(k.removesuffix(e) for e in endings for k in native if k.endswith(e)):
         a, b = native.get(module + DOWN), native.get(module + UP)
         if a is None or b is None:
             torn["lora_A" if a is None else "lora_B"].append(spelt.get(module, module))
-        elif a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
+        elif a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not len(a):
             what = f"lora_A and lora_B of {spelt.get(module, module)} do not fit each other"
             problems.add(what, found=f"{tuple(a.shape)} and {tuple(b.shape)}", where=str(path), do=do)
     for matrix, modules in torn.items():

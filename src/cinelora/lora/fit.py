@@ -74,7 +74,8 @@ def grouped(names: Sequence[str], *, most: int = 8) -> str:
 
 
 def _any_block(name: str) -> str:
-    return re.sub(r"(?<=[._])\d+(?=[._])", "*", name, count=1)
+    # Not the number of a part, as in transformer_2.
+    return re.sub(r"(?<=[._])(?<!transformer_)\d+(?=[._])", "*", name, count=1)
 
 
 def _all_modules(parts: Mapping[str, nn.Module]) -> list[str]:

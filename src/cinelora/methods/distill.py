@@ -50,14 +50,14 @@ def levels_of(options: MethodOptions, process: Flow) -> tuple[Level, ...]:
     if options.compat == "none":
         sigmas = process.timesteps.levels(options.denoising_steps).tolist()
         return tuple(Level(sigma, sigma * NUM_TRAIN_TIMESTEPS, sigma) for sigma in sigmas)
-    shift = process.options.shift
-    places = torch.tensor(options.denoising_steps, dtype=torch.float64) / 1000
-    table = shifted(torch.arange(1, NUM_TRAIN_TIMESTEPS + 1, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS, shift)
+    # In fp32, as the table of its scheduler is: the last bit decides what some times are cut to.
+    table = shifted(torch.arange(1, NUM_TRAIN_TIMESTEPS + 1) / NUM_TRAIN_TIMESTEPS, process.options.shift)
+    times = table * NUM_TRAIN_TIMESTEPS
     found = []
-    for sigma in shifted(places, shift):
-        told = int((sigma * NUM_TRAIN_TIMESTEPS).float())  # fp32 first, or 800 is 799.999...
-        nearest = table[(table * NUM_TRAIN_TIMESTEPS - told).abs().argmin()]
-        found.append(Level(float(sigma), float(told), float(nearest)))
+    for place in options.denoising_steps:
+        told = int(times[place - 1])
+        nearest = table[(times.double() - told).abs().argmin()]
+        found.append(Level(float(table[place - 1]), float(told), float(nearest)))
     return tuple(found)
 
 
@@ -103,6 +103,7 @@ class Distill:
         self.denoiser, self.process, self.options, self.negative = denoiser, process, options, negative
         self.generator, self.critic = (adapters[name] for name in adapters_of(options))
         self.levels = levels_of(options, process)
+        self.faithful = options.compat == "videox"
 
     def players(self) -> tuple[Player, ...]:
         """Generator and critic, each with rates of its own; nothing is drawn with the critic, so it is not averaged."""
@@ -131,7 +132,7 @@ class Distill:
         """
         learning = player == adapters_of(self.options)[0]
         given = self.denoiser.condition(batch, rng)
-        batch = learned(arranged(batch, self.denoiser), given)
+        batch = self._judged(batch, given)
         last = int(torch.randint(len(self.levels), (1,), generator=shared))
         noises = [self._like(batch.latents, rng) for _ in range(last + 1 if self.options.start == "noise" else 1)]
         sigma = self._score_sigma(self.process.timesteps.draw(len(batch.names), rng))
@@ -155,7 +156,7 @@ class Distill:
         try:
             with torch.no_grad():
                 given = self.denoiser.condition(batch, None)
-                batch = learned(arranged(batch, self.denoiser), given)
+                batch = self._judged(batch, given)
                 noises = [self._like(batch.latents, rng) for _ in self.levels]
                 noise = self._like(batch.latents, rng)
                 sigma = self._score_sigma(self.process.timesteps.at(quantiles.to("cpu"))).to(batch.latents.device)
@@ -172,8 +173,7 @@ class Distill:
         clean_k + sigma_k+1 noise_k+1. Only the last step has a gradient, and that only with `learning`.
         """
         *before, last = self.levels[: len(noises)]
-        alone = self.options.compat == "videox"
-        x = noises[0].float() if alone else self._mix(latents, noises[0], self.levels[0].sigma)
+        x = noises[0].float() if self.faithful else self._mix(latents, noises[0], self.levels[0].sigma)
         for k, level in enumerate(before):
             clean = self._clean(x, level, given, learning=False)
             x = self._mix(clean, noises[k + 1], self.levels[k + 1].sigma)
@@ -186,11 +186,21 @@ class Distill:
         """
         return self._clean(self._mix(latents, noise, level.sigma), level, given, learning=learning)
 
+    def predict(self, x: Tensor, t: Tensor, given: Conditions) -> Tensor:
+        """The denoiser's answer; under compat "videox" the network's own for what a TI2V was given, too."""
+        own = getattr(self.denoiser, "flow", self.denoiser.predict)
+        return own(x, t, given) if self.faithful else self.denoiser.predict(x, t, given)
+
+    def _judged(self, batch: Batch, given: Conditions) -> Batch:
+        """The batch arranged, with a loss on what was not given alone; under compat "videox" on all."""
+        arrived = arranged(batch, self.denoiser)
+        return arrived if self.faithful else learned(arrived, given)
+
     def _clean(self, x: Tensor, level: Level, given: Conditions, *, learning: bool) -> Tensor:
         self._plays(self.generator, learning=learning)
         with torch.set_grad_enabled(learning):
             t = torch.full((len(x),), level.t, device=x.device)
-            return x - level.taken * self.denoiser.predict(x, t, given).float()
+            return x - level.taken * self.predict(x, t, given).float()
 
     def generator_loss(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Loss:
         """|g|^2 / 2, with g / (number of elements) for its gradient in `clean`; `noised` is `clean` noised."""
@@ -223,8 +233,8 @@ class Distill:
     def critic_loss(self, clean: Tensor, noised: Noised, given: Conditions, batch: Batch) -> Loss:
         """The plain flow loss of the critic on what the generator drew, weighted as [noise] says."""
         self._plays(self.critic, learning=True)
-        prediction = self.denoiser.predict(noised.x, noised.t, given)
-        if self.options.compat == "videox":
+        prediction = self.predict(noised.x, noised.t, given)
+        if self.faithful:
             far = (prediction.float() - noised.target).abs() > LARGEST_ERROR
             prediction = torch.where(far, noised.target.to(prediction), prediction)
         return self.process.loss(prediction, noised, batch)
@@ -236,9 +246,9 @@ class Distill:
 
     def _guided(self, noised: Noised, given: Conditions, guidance: float) -> Tensor:
         """The clean clip that whoever plays sees, with guidance against the negative prompt (Ho and Salimans 2022)."""
-        flow = self.denoiser.predict(noised.x, noised.t, given).float()
+        flow = self.predict(noised.x, noised.t, given).float()
         if guidance != 1:
-            nothing = self.denoiser.predict(noised.x, noised.t, self.unsaid(given, len(flow))).float()
+            nothing = self.predict(noised.x, noised.t, self.unsaid(given, len(flow))).float()
             flow = nothing + guidance * (flow - nothing)
         return noised.x - noised.sigma.view(-1, *[1] * (flow.ndim - 1)) * flow
 

@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from cinelora.base.errors import Problems, RecipeError
 from cinelora.contracts.options import Options, option
-from cinelora.noise.options import check_places
+from cinelora.noise.options import NoiseOptions, check_places
 
 _DISTILL = ("name", ("distill",))
 
@@ -72,15 +72,35 @@ class MethodOptions(Options):
     )
     negative_prompt: str = option("", "what both guidances lead away from; empty = the empty caption", only_if=_DISTILL)
     score_t_min: float = option(
-        0.02, "noise level, after the shift, below which base and critic are not compared", only_if=_DISTILL, ge=0, lt=1
+        0.02,
+        "noise level, after the shift, below which base and critic are not compared; 0 with compat = 'videox', unless "
+        "set",
+        only_if=_DISTILL,
+        ge=0,
+        lt=1,
     )
-    score_t_max: float = option(0.98, "noise level above which they are not", only_if=_DISTILL, gt=0, le=1)
+    score_t_max: float = option(
+        0.98,
+        "noise level above which they are not; 1 with compat = 'videox', unless set",
+        only_if=_DISTILL,
+        gt=0,
+        le=1,
+    )
     compat: Literal["none", "videox"] = option(
         "none",
         "`videox` draws few-step clips as VideoX-Fun does: from noise alone whatever range is trained, times told to "
-        "the denoiser cut to whole numbers; and the critic learns nothing of errors above 50",
+        "the denoiser cut to whole numbers; what a TI2V is given is asked and judged as the rest is; and the critic "
+        "learns nothing of errors above 50",
         only_if=_DISTILL,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _videox_compares_everywhere(cls, said: Any) -> Any:
+        """VideoX-Fun leaves no noise level out."""
+        if isinstance(said, Mapping) and said.get("compat") == "videox":
+            return {"score_t_min": 0.0, "score_t_max": 1.0, **said}
+        return said
 
     @model_validator(mode="after")
     def _steps_fall(self) -> Self:
@@ -150,17 +170,25 @@ def sampling_notes(options: MethodOptions, *, guidance: float) -> list[str]:
     return []
 
 
-def check_method(options: MethodOptions, *, process: str, parts: Mapping[str, str]) -> None:
-    """Raise RecipeError where the method cannot go with noise.kind or with what lora.parts says."""
+def check_method(options: MethodOptions, *, noise: NoiseOptions, parts: Mapping[str, str]) -> None:
+    """Raise RecipeError where the method cannot go with what [noise] or lora.parts says."""
     for look in CHECKS.get(options.name, ()):
-        look(process, parts)
+        look(options, noise, parts)
 
 
-def _needs_a_kept_flow(process: str, parts: Mapping[str, str]) -> None:
+def _needs_a_kept_flow(options: MethodOptions, noise: NoiseOptions, parts: Mapping[str, str]) -> None:
     problems = Problems(RecipeError)
-    if process != "flow":
+    if noise.kind != "flow":
         what, do = "distill needs a base that predicts a flow", "choose a variant of noise.kind = flow"
-        problems.add(what, found=f"noise.kind = {process}", where="method.name", do=do)
+        problems.add(what, found=f"noise.kind = {noise.kind}", where="method.name", do=do)
+    if noise.frame_share:
+        what, do = "noise.frame_share has no effect in this run", "remove it, or choose another method"
+        problems.add(what, found="method.name = 'distill'", where="noise.frame_share", do=do)
+    if options.score_t_min >= noise.t_max or options.score_t_max <= noise.t_min:
+        what = "no noise level at which base and critic may be compared is one of those that are trained"
+        found = f"method.score_t_min = {options.score_t_min:g}, method.score_t_max = {options.score_t_max:g}"
+        allowed, where = f"some of {noise.t_min:g} to {noise.t_max:g}", "method.score_t_min"
+        problems.add(what, found=found, allowed=allowed, where=where, do="leave both out, or widen them")
     if full := [name for name, mode in parts.items() if mode == "full"]:
         what = "distill keeps the base as it is, to compare with, so no part can learn in full"
         problems.add(what, found=", ".join(full), where="lora.parts", do="set them to lora or frozen")

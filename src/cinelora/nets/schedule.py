@@ -5,7 +5,7 @@ In: a base in diffusers' folders. Out: options of [noise] by name, so that a rec
 
 from typing import Any
 
-from cinelora.base.errors import WeightsError
+from cinelora.base.errors import Problem, WeightsError
 from cinelora.nets.weights import Base, read_json
 
 _PREDICTIONS = {"v_prediction": "v", "epsilon": "eps", "sample": "x0"}
@@ -18,15 +18,16 @@ def stated_noise(base: Base) -> dict[str, Any]:
     Of a flow that is its kind alone: published configs state the shift of sampling. Raises WeightsError where the file
     is damaged.
     """
-    config = _config(base)
+    config, where = _config(base)
     if str(config.get("_class_name", "")).startswith("FlowMatch"):
         return {"kind": "flow"}
     told: dict[str, Any] = {}
-    if config.get("beta_schedule") in _BETAS and config.get("trained_betas") is None:
-        told["betas"] = _BETAS[config["beta_schedule"]]
-        told |= {name: float(config[name]) for name in ("beta_start", "beta_end") if name in config}
-    if config.get("prediction_type") in _PREDICTIONS:
-        told["prediction"] = _PREDICTIONS[config["prediction_type"]]
+    spread, prediction = str(config.get("beta_schedule")), str(config.get("prediction_type"))
+    if spread in _BETAS and config.get("trained_betas") is None:
+        told["betas"] = _BETAS[spread]
+        told |= {name: _number(config, name, where) for name in ("beta_start", "beta_end") if name in config}
+    if prediction in _PREDICTIONS:
+        told["prediction"] = _PREDICTIONS[prediction]
     if "rescale_betas_zero_snr" in config:
         told["zero_terminal_snr"] = bool(config["rescale_betas_zero_snr"])
     return told
@@ -44,11 +45,22 @@ def contradictions(stated: dict[str, Any], noise: dict[str, Any]) -> dict[str, t
     return {name: (value, own[name]) for name, value in stated.items() if own[name] != value}
 
 
-def _config(base: Base) -> dict[str, Any]:
+def _number(config: dict[str, Any], name: str, where: str) -> float:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        found, do = f"{name} {value!r}", "fetch it anew"
+        raise WeightsError(
+            Problem("a file of the base is damaged", found=found, allowed="a number", where=where, do=do)
+        )
+    return float(value)
+
+
+def _config(base: Base) -> tuple[dict[str, Any], str]:
+    """The scheduler's table and where it stands; an empty one where the base has none."""
     if base.is_random:
-        return {}
+        return {}, ""
     try:
         file = base.folder("scheduler") / "scheduler_config.json"
     except WeightsError:
-        return {}  # a base need not have one
-    return read_json(file) if file.is_file() else {}
+        return {}, ""  # a base need not have one
+    return (read_json(file) if file.is_file() else {}), str(file)

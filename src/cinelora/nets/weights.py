@@ -8,12 +8,16 @@ import inspect
 import json
 import pickle
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -71,11 +75,19 @@ class Component:
                     do="name a file or folder of this family as model.base",
                 )
             )
-        return layout.to_native(found)
+        try:
+            return layout.to_native(found)
+        except WeightsError as error:
+            raise WeightsError(*(replace(p, where=p.where or self.where) for p in error.problems)) from error
 
     def fingerprint(self) -> str:
         """Hash of the config and of the files' bytes: all of small ones, places spread over large ones."""
         return sha256_text(self.config, *(_file_fingerprint(file) for file in self.files))
+
+
+def may_be_on_hub(place: str) -> bool:
+    """True where the name of a base is OWNER/NAME, and not plainly a path."""
+    return place.count("/") == 1 and not place.startswith((".", "~", "/"))
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ class Base:
         path = Path(place).expanduser()
         if path.exists():
             return path
-        if place.count("/") == 1 and not place.startswith((".", "~", "/")):
+        if may_be_on_hub(place):
             return self._from_hub(component)
         raise WeightsError(
             Problem("the base does not exist", found=self.name, do="name a folder, a file or a Hub id (org/name)")
@@ -227,7 +239,13 @@ def _of_kind(folder: Path, kind: str) -> tuple[Path, ...]:
 
 
 def _of_index(index: Path) -> tuple[Path, ...]:
-    files = tuple(sorted({index.parent / str(name) for name in read_json(index).get("weight_map", {}).values()}))
+    told = read_json(index).get("weight_map")
+    names = {str(name) for name in told.values()} if isinstance(told, dict) else set()
+    elsewhere = sorted(name for name in names if Path(name).name != name)
+    if elsewhere:
+        what, found = "the index names weight files outside its folder", ", ".join(elsewhere[:3])
+        raise WeightsError(Problem(what, found=found, where=str(index), do="fetch it anew"))
+    files = tuple(sorted(index.parent / name for name in names))
     if not files:
         raise WeightsError(Problem("the index names no weight files", where=str(index), do="fetch it anew"))
     missing = [file.name for file in files if not file.is_file()]
@@ -270,15 +288,28 @@ def _one_checkpoint(files: tuple[Path, ...], folder: Path) -> tuple[Path, ...]:
     )
 
 
+_OF_GARBAGE = (LookupError, AttributeError, TypeError, struct.error)
+"""What torch's careful reader of old files raises over bytes that are no pickle at all."""
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or .pth file, memory-mapped, never unpickling code. Raises WeightsError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        # Files of old torch are no archives, and cannot be mapped.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to run what the file brings along.
+        raise _unreadable(path, ValueError("no file of plain tensors: code in it is never run")) from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, *_OF_GARBAGE) as error:
         raise _unreadable(path, error) from error
-    return found.get("state_dict", found) if isinstance(found, dict) else {}
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise _unreadable(path, ValueError("it holds other things than tensors by name"))
+    return found
 
 
 def read_outline(path: Path) -> dict[str, Tensor]:
@@ -294,7 +325,8 @@ def read_outline(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    found = f"{error}".splitlines()[0]
+    found = "" if isinstance(error, _OF_GARBAGE) else next(iter(f"{error}".splitlines()), "")
+    found = found or f"no weights ({type(error).__name__})"
     return WeightsError(Problem("cannot read the weights", found=found, where=str(path), do="fetch them anew"))
 
 
@@ -302,6 +334,20 @@ def build(make: Callable[[], nn.Module]) -> nn.Module:
     """The network without memory for its weights."""
     with torch.device("meta"):
         return make()
+
+
+@contextmanager
+def settled(component: Component) -> Iterator[None]:
+    """While a library makes a network of what a base's config says: raise WeightsError where it cannot."""
+    try:
+        yield
+    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        if component.config is None:
+            raise
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        where, do = str(component.files[0].parent / "config.json"), "fetch it anew, or name another base"
+        what = f"no {component.name} can be made of what its config says"
+        raise WeightsError(Problem(what, found=" ".join(lines[:2]), where=where, do=do)) from error
 
 
 def network_of(component: Component, kind: type, network: Mapping[str, Any], *, title: str) -> dict[str, Any]:

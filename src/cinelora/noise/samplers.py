@@ -184,7 +184,8 @@ def num_skipped(num_steps: int, strength: float) -> int:
     left = int(num_steps * strength)
     if not 1 <= left <= num_steps:
         what, do = "a walk from a given clip needs at least one step", "raise the strength, up to 1, or the steps"
-        raise RecipeError(Problem(what, found=f"{num_steps} steps at strength {strength:g}", do=do))
+        found, where = f"{num_steps} steps at strength {strength:g}", "preview.video_strength"
+        raise RecipeError(Problem(what, found=found, where=where, do=do))
     return num_steps - left
 
 

@@ -95,8 +95,9 @@ class Timesteps:
         if not self.options.stratified:
             return within
         if self.options.strata == "ranks":
-            low, high = stratum(self.rank, self.world)
-            return (low + (high - low) * within) / _NUM_TIMES
+            times = self.options.num_levels
+            low, high = stratum(self.rank, self.world, times)
+            return (low + (high - low) * within) / times
         strata = torch.randperm(count, generator=rng) * self.world + self.rank
         return (strata + within) / (count * self.world)
 

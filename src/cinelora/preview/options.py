@@ -18,6 +18,8 @@ from cinelora.noise.options import check_places
 SamplerName = Literal["euler", "euler-table", "unipc", "renoise", "ddim", "dpm-sde", "euler-a", "dpm++", "pndm"]
 
 _STRENGTH = 0.7
+MOST_PIXELS = 16384
+"""Along a side of a video as H.264's encoder takes it."""
 
 
 class PreviewOptions(Options):
@@ -191,6 +193,14 @@ def preview_bucket(options: PreviewOptions, geometry: Geometry) -> Bucket:
                 found=str(pixels),
                 allowed=f"multiples of {geometry.size_multiple}",
                 nearest=f"{low} or {low + geometry.size_multiple}",
+                where="preview.size",
+            )
+        if pixels > MOST_PIXELS:
+            found, allowed = str(pixels), f"at most {MOST_PIXELS}"
+            problems.add(
+                f"preview.size: the {name} is more than a video file can have",
+                found=found,
+                allowed=allowed,
                 where="preview.size",
             )
     problems.raise_if_any()

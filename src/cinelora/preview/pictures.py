@@ -4,7 +4,8 @@ A picture becomes whatever the variant's towers make of it; a video becomes its 
 which sampling starts with less than all of its noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelora.base.errors import Problem, Problems, RecipeError
+from cinelora.base.errors import DataError, Problem, Problems, RecipeError
 from cinelora.contracts.flow import Bucket, Clip, Record, Slot
 from cinelora.contracts.roles import Encoder, Tower
 from cinelora.media.cover import cover_box, still
@@ -34,8 +35,11 @@ def takes_ends(encoder: Encoder) -> bool:
     return any(getattr(tower, "takes_end", False) for tower in _seeing(encoder))
 
 
-def check_pictures(encoder: Encoder, num_pictures: int, num_ends: int = 0) -> None:
-    """Raise RecipeError where previews need pictures to start from and there are none, or have them for nothing."""
+def check_pictures(encoder: Encoder, num_pictures: int, num_ends: int = 0, *, frames: int = 0) -> None:
+    """Raise RecipeError where previews need pictures to start from and there are none, or have them for nothing.
+
+    `frames` is how many a preview has: a single one that starts from a picture would be it, so that nothing is told.
+    """
     blind, problems = _seeing(encoder), Problems(RecipeError)
     needed = [tower for tower in blind if not getattr(tower, "optional", False)]
     if needed and not num_pictures:
@@ -47,6 +51,12 @@ def check_pictures(encoder: Encoder, num_pictures: int, num_ends: int = 0) -> No
         )
     if num_pictures and not blind:
         what, do = "this variant takes no pictures to start from", "remove preview.images, or take a variant that does"
+        problems.add(what, found=f"{num_pictures} in preview.images", where="preview.images", do=do)
+    if num_pictures and frames == 1 and takes_ends(encoder):
+        what, do = (
+            "a preview of one frame leaves nothing to draw behind its picture",
+            "raise preview.frames, or remove it",
+        )
         problems.add(what, found=f"{num_pictures} in preview.images", where="preview.images", do=do)
     if num_ends and not takes_ends(encoder):
         what, do = "this variant takes no pictures to end at", "remove preview.end_images, or take a variant that does"
@@ -70,11 +80,32 @@ def picture_conditions(
     return conditions
 
 
+def unshown_conditions(encoder: Encoder, bucket: Bucket, *, device: str = "cpu") -> dict[str, Tensor]:
+    """What towers say of a clip of the bucket's size that starts from no picture; most say nothing of it."""
+    told: dict[str, Tensor] = {}
+    for tower in _seeing(encoder):
+        if getattr(tower, "tells_unshown", False):
+            telling: Any = tower
+            with _loaded(tower, device):
+                told |= {name: value.cpu() for name, value in telling.unshown(bucket).items()}
+    return told
+
+
 def shared(*lists: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Lists side by side; one of a single entry stands for all entries of the others."""
     count = max(map(len, lists))
     whole = (list(each) * count if len(each) == 1 else each for each in lists)
     return list(zip(*whole, strict=True))
+
+
+def check_picture(path: Path, option: str) -> None:
+    """See that a picture that `option` of [preview] names can be read. Raises RecipeError."""
+    try:
+        probe(path)
+    except DataError as error:
+        told = error.problems[0]
+        found, do = f"it {told.what}" + (f": {told.found}" if told.found else ""), "name a picture, such as a .png"
+        raise RecipeError(Problem(f"no picture: {path}", found=found, where=f"preview.{option}", do=do)) from error
 
 
 def check_film(path: Path, bucket: Bucket, fps: float) -> MediaFacts:
@@ -104,10 +135,16 @@ def film_latents(
 
 def read(tower: Tower, clips: Sequence[Clip], device: str) -> list[dict[str, Tensor]]:
     """What one tower says of each clip, on the CPU; it does not stay in memory."""
+    with _loaded(tower, device):
+        return [{k: v.cpu() for k, v in tower.encode([clip])[0].items()} for clip in clips]
+
+
+@contextmanager
+def _loaded(tower: Tower, device: str) -> Iterator[None]:
     try:
         tower.load(device)
         with torch.no_grad():
-            return [{k: v.cpu() for k, v in tower.encode([clip])[0].items()} for clip in clips]
+            yield
     finally:
         tower.unload()
 

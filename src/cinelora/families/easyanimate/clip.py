@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from cinelora.base.dtypes import torch_dtype
 from cinelora.base.files import sha256_text
 from cinelora.contracts.flow import Clip
-from cinelora.nets.weights import Base, build, network_of, open_network
+from cinelora.nets.weights import Base, build, network_of, open_network, settled
 
 NUM_FRAMES = 4
 """How many drawn frames of each clip are kept beside the first."""
@@ -68,7 +68,7 @@ class ClipTower:
         """Sizes of the network; no weights are read. Raises WeightsError where card and config disagree."""
         if self._settings is None:
             component = self.base.component("image_encoder", CLIP_LAYOUTS)
-            found = network_of(component, CLIPVisionConfig, self.network, title="of this variant's image encoder")
+            found = network_of(component, CLIPVisionConfig, self.network, title="this variant")
             self._settings = {key: value for key, value in found.items() if key != "dtype"}
         return self._settings
 
@@ -82,7 +82,8 @@ class ClipTower:
         """Read the weights, if they are not in memory. Raises WeightsError."""
         if self.net is None:
             component = self.base.component("image_encoder", CLIP_LAYOUTS)
-            net: Any = build(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**self.settings)))
+            with settled(component):
+                net: Any = build(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**self.settings)))
             places = net.vision_model.embeddings
             places.position_ids = torch.arange(places.num_positions).expand(1, -1)
             dtype = torch_dtype(self.dtype)

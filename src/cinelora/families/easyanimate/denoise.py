@@ -7,6 +7,7 @@ networks are behind `networks`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> EasyAnimateDenoise
     Raises WeightsError where the base is of another version, size or mode, incomplete, or has keys too many.
     """
     component, config = _component(base, variant)
-    net = open_network(config)
+    net = _outline(component, config)
     number_format = torch_dtype(dtype)
     give_weights(net, component, of=f"denoiser of {variant.title}", dtype_of=lambda name: number_format)
     denoiser = EasyAnimateDenoiser(net, config[CLASS], latent_channels=variant.geometry.latent_channels)
@@ -141,7 +142,7 @@ def check_base(base: str, variant: Variant) -> None:
     Raises WeightsError as `open_denoiser` does.
     """
     component, config = _component(base, variant)
-    check_network(open_network(config), component, of=f"denoiser of {variant.title}")
+    check_network(_outline(component, config), component, of=f"denoiser of {variant.title}")
 
 
 def schedule(base: str, variant: Variant) -> dict[str, Any]:
@@ -154,6 +155,19 @@ def skeleton(variant: Variant) -> dict[str, nn.Module]:
     return {"transformer": open_network(variant.network["transformer"])}
 
 
+def _outline(component: Component, config: Mapping[str, Any]) -> nn.Module:
+    """The network without weights. Raises WeightsError that names the config file where that says what is not built."""
+    try:
+        return open_network(config)
+    except WeightsError as error:
+        where = _config_file(component)
+        raise WeightsError(*(replace(one, where=one.where or where) for one in error.problems)) from error
+
+
+def _config_file(component: Component) -> str:
+    return str(component.files[0].parent / "config.json") if component.files else component.where
+
+
 def _component(base: str, variant: Variant) -> tuple[Component, dict[str, Any]]:
     """The files of a variant's denoiser and its whole config. Raises WeightsError where they are of another one."""
     wanted = dict(variant.network["transformer"])
@@ -164,7 +178,7 @@ def _component(base: str, variant: Variant) -> tuple[Component, dict[str, Any]]:
 def _config_of(component: Component, wanted: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     """The card's settings, and what the config beside the weights says of others."""
     stated = {key: value for key, value in (component.config or {}).items() if not key.startswith("_") or key == CLASS}
-    where = str(component.files[0].parent / "config.json") if component.files else component.where
+    where = _config_file(component)
     _refuse_other_class(stated.get(CLASS, wanted[CLASS]), wanted[CLASS], variant.title, where)
     _refuse_other_channels(component, wanted, variant)
     wrong = {key: stated[key] for key in _SIZES & wanted.keys() & stated.keys() if stated[key] != wanted[key]}

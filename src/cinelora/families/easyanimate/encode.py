@@ -33,4 +33,5 @@ def rules_of(variant: Variant) -> InpaintRules:
     """How a version tells its inpaint networks what is given."""
     if variant.network["transformer"].get("resize_inpaint_mask_directly"):
         return InpaintRules()
-    return InpaintRules(direct_mask=False, first_alone=False, noisy=False)
+    zeros = variant.network["transformer"]["_class_name"] != "Transformer3DModel"
+    return InpaintRules(direct_mask=False, first_alone=False, noisy=False, zeros=zeros)

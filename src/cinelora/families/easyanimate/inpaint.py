@@ -5,7 +5,8 @@ versions of mask and masked clip, of which a step takes one. Formulas are the re
 
 Masks have to be drawn above the cache line, since the autoencoder sees what they leave. So several are kept of each
 clip: number 0 is the same for everyone (the first frame is given), for previews and held-out losses; the others have a
-random mask each, random noise on what is given, and are left out in the share that teaches to do without pictures.
+random mask each, random noise on what is given, and say by zeros in the share that teaches to do without pictures that
+nothing is given (v3: by the mask alone, as its pipelines do).
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from cinelora.base.files import sha256_text
 from cinelora.base.seeds import torch_rng
-from cinelora.contracts.flow import Clip
+from cinelora.contracts.flow import Bucket, Clip
 from cinelora.media.masks import GeneratorDraws, apply_mask, draw_kind, draw_mask, given_frames
 
 NUM_MASKS = 4
@@ -63,12 +64,14 @@ class InpaintRules:
 
     `direct_mask`: the mask is resized to the latents' grid, one channel (v5, v5.1), else it goes through the
     autoencoder like a clip (v3, v4). `first_alone`: the first frame is resized apart from the others, as autoencoders
-    of 4k + 1 frames take it. `noisy`: given pixels have noise (v5, v5.1).
+    of 4k + 1 frames take it. `noisy`: given pixels have noise (v5, v5.1). `zeros`: that nothing is given is said by
+    zeros (v4, v5, v5.1), else by a mask of the whole clip, as the pipelines of v3 do.
     """
 
     direct_mask: bool = True
     first_alone: bool = True
     noisy: bool = True
+    zeros: bool = True
 
     def channels(self, latent_channels: int) -> int:
         """How many channels the network takes beside the noisy latents."""
@@ -119,7 +122,7 @@ class InpaintTower:
     """Plays `contracts.roles.Tower`: "inpaint" from pixels, masks and noise. Latents are taken at their mean.
 
     Previews have one picture, or the first and the last one, and the slot says how long the clip is to become; they can
-    do without, which the denoiser tells the network by zeros.
+    do without, which the denoiser tells the network by zeros, or `unshown` by a mask.
     """
 
     name, reads, gives, draws, optional, takes_end = "inpaint", "pixels", ("inpaint",), True, True, True
@@ -143,6 +146,17 @@ class InpaintTower:
         """Each clip -> {"inpaint": K C T h w}, fp32 on the CPU; K = 1 + `num_masks`, 1 of stills and without `rng`."""
         return [{"inpaint": self._versions(clip, rng)} for clip in clips]
 
+    @property
+    def tells_unshown(self) -> bool:
+        """True where previews without pictures need `unshown`; elsewhere zeros say it."""
+        return not self.rules.zeros
+
+    def unshown(self, bucket: Bucket) -> dict[str, Tensor]:
+        """What is told of a preview without pictures: {"inpaint": 1 C T h w}, a mask of the whole clip."""
+        mask = torch.ones(bucket.frames, bucket.height, bucket.width)
+        shown = Shown(torch.zeros(3, *mask.shape), mask, PREVIEW_NOISE, told=True)
+        return {"inpaint": self._version(shown, torch_rng("easyanimate-inpaint"))[None]}
+
     def _versions(self, clip: Clip, rng: Generator | None) -> Tensor:
         same = torch_rng("easyanimate-inpaint")
         versions = [self._version(started(clip.pixels, clip.slot.bucket.frames), same)]
@@ -161,7 +175,8 @@ class InpaintTower:
             mask = known_share(shown.mask[None], size, first_alone=self.rules.first_alone)
         else:
             mask = self.vae.moments(shown.mask.expand_as(shown.pixels).contiguous())[0][None]
-        return joined(mask, latents, given=torch.tensor([float(shown.told)]), scaling=self.vae.scaling)[0]
+        told = shown.told or not self.rules.zeros
+        return joined(mask, latents, given=torch.tensor([float(told)]), scaling=self.vae.scaling)[0]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ published, and that these networks therefore do not build, is told; nothing is p
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from cinelora.base.errors import Problems, WeightsError, nearest
 
@@ -92,7 +93,7 @@ class PixArtSettings:
     fake_3d: bool = False
     time_patch_size: int | None = None
     casual_3d: bool = False
-    casual_3d_upsampler_index: list[int] | None = None
+    casual_3d_upsampler_index: tuple[int, ...] | None = None
     motion_module_type: str = "VanillaGrid"
     motion_module_kwargs: Mapping[str, Any] | None = None
     motion_module_kwargs_odd: Mapping[str, Any] | None = None
@@ -159,6 +160,9 @@ class PixArtSettings:
         """What does not go together, as (setting, found, allowed)."""
         found = []
         most = FIRST_LONG_TARGET + LONG_CONNECTIONS
+        least = self.patch_size or 0
+        if least < 1 or (self.sample_size or 0) < least:
+            found.append(("sample_size", str(self.sample_size), f"one patch at least, patch_size {self.patch_size}"))
         if self.enable_uvit and self.num_layers > most:
             found.append(("num_layers", str(self.num_layers), f"up to {most} where enable_uvit is set"))
         if self.takes_sizes and self.width % 3:
@@ -264,10 +268,12 @@ def read_settings(kind: type[Settings], config: Mapping[str, Any], *, of: str, w
     for name in sorted(stated.keys() - known):
         problems.add(f"the {of} has no setting {name}", nearest=nearest(name, known), where=where, do="remove it")
     settings = kind(**{name: _frozen(value) for name, value in stated.items() if name in known})
-    for name, allowed in kind.ALLOWED.items():
-        value = getattr(settings, name)
-        if value not in allowed:
-            _refuse(problems, of, name, str(value), ", ".join(map(str, allowed)), where)
+    for entry in fields(kind):
+        value, allowed = getattr(settings, entry.name), kind.ALLOWED.get(entry.name)
+        if not is_of(value, entry.type):
+            _refuse(problems, of, entry.name, repr(value), kind_named(entry.type), where)
+        elif allowed is not None and value not in allowed:
+            _refuse(problems, of, entry.name, str(value), ", ".join(map(str, allowed)), where)
     for name in getattr(kind, "NEEDED", ()):
         if getattr(settings, name) is None:
             problems.add(f"the {of} needs the setting {name}", where=where, do="state it")
@@ -281,6 +287,21 @@ def read_settings(kind: type[Settings], config: Mapping[str, Any], *, of: str, w
 def _refuse(problems: Problems, of: str, name: str, found: str, allowed: str, where: str) -> None:
     do = "use a base of EasyAnimate v2 to v5.1 as published"
     problems.add(f"the {of} is not built with this {name}", found=found, allowed=allowed, where=where, do=do)
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """True where a value out of a JSON file is of a field's type; a list does for a tuple, a whole number for any."""
+    kinds = [get_origin(one) or one for one in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
+
+
+def kind_named(kind: Any) -> str:
+    """A field's type in words, for messages."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return " or ".join(dict.fromkeys(words.get(one, "a table or a list") for one in kinds))
 
 
 def _frozen(value: Any) -> Any:

@@ -22,7 +22,7 @@ from cinelora.contracts.flow import Clip
 from cinelora.contracts.roles import Layout
 from cinelora.families.easyanimate.layouts import BERT_LAYOUTS, QWEN_LAYOUTS, T5_LAYOUTS
 from cinelora.nets.t5 import open_tokenizer, tied
-from cinelora.nets.weights import Base, build, open_network
+from cinelora.nets.weights import Base, build, open_network, settled
 
 BERT_LENGTH = 77
 """Tokens that the bilingual CLIP text encoder has positions for (its tokenizer's model_max_length)."""
@@ -97,7 +97,8 @@ class TextTower:
         if self.net is None:
             component = self.base.component(self.place.component, self.kind.layouts)
             stated = component.config or {}
-            net: Any = self.kind.make({**stated, **(stated.get("text_config") or {}), **self.network})
+            with settled(component):
+                net: Any = self.kind.make({**stated, **(stated.get("text_config") or {}), **self.network})
             open_network(net, component, of="text encoder", dtype_of=self._dtype_of, mend=self.kind.mend)
             if hasattr(net, "shared"):
                 net.encoder.embed_tokens = net.shared

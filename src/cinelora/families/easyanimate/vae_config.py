@@ -13,11 +13,13 @@ in time decides which clips can be encoded; `FRAMES` says so for the card. Impor
 """
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from cinelora.base.errors import Problems, WeightsError
+from cinelora.families.easyanimate.settings import is_of, kind_named
 
 WAYS = ("cache_mag_vae", "cache_compression_vae", "slice_compression_vae", "slice_mag_vae")
 """Where a config switches several on, the first of them counts."""
@@ -122,6 +124,7 @@ class MagvitConfig:
     def check(self, where: str = "") -> None:
         """Raise WeightsError with everything that this project cannot build."""
         problems = Problems(WeightsError)
+        _check_kinds(self, problems, where)
         _check_lists(self, problems, where)
         if not problems.found:
             _check_blocks(self, problems, where)
@@ -141,14 +144,25 @@ def listed(value: Sequence | str) -> tuple:
     return tuple(value)
 
 
+def _check_kinds(config: MagvitConfig, problems: Problems, where: str) -> None:
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if entry.type in (bool, int, float, str) and not is_of(value, entry.type):
+            found, do = repr(value), "mend the autoencoder's config.json"
+            problems.add(f"{entry.name} should be {kind_named(entry.type)}", found=found, where=where, do=do)
+
+
 def _check_lists(config: MagvitConfig, problems: Problems, where: str) -> None:
     for name in ("ch_mult", "block_out_channels", "use_gc_blocks", "down_block_types", "up_block_types"):
         value = getattr(config, name)
+        do = "mend the autoencoder's config.json"
         try:
-            listed(value or ())
+            entries = listed(value or ())
         except ValueError as error:
-            found, do = str(error), "mend the autoencoder's config.json"
-            problems.add(f"{name} should be a list", found=found, where=where, do=do)
+            problems.add(f"{name} should be a list", found=str(error), where=where, do=do)
+            continue
+        if name in ("ch_mult", "block_out_channels") and not all(is_of(entry, int) and entry > 0 for entry in entries):
+            problems.add(f"{name} should be whole numbers above 0", found=str(value), where=where, do=do)
 
 
 def _check_blocks(config: MagvitConfig, problems: Problems, where: str) -> None:
@@ -184,6 +198,9 @@ def _check_numbers(config: MagvitConfig, problems: Problems, where: str) -> None
     if heads < 1 or config.widths[-1] % heads:
         what, allowed = "mid_block_num_attention_heads does not divide the width", f"divisors of {config.widths[-1]}"
         problems.add(what, found=str(heads), allowed=allowed, where=where)
+    if not 0 < config.scaling_factor < math.inf:
+        found = str(config.scaling_factor)
+        problems.add("scaling_factor is no factor", found=found, allowed="a number above 0", where=where)
     for name in ("mini_batch_encoder", "mini_batch_decoder", "layers_per_block"):
         if getattr(config, name) < 1:
             problems.add(f"{name} is too small", found=str(getattr(config, name)), allowed="1 or more", where=where)

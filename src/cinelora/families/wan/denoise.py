@@ -20,7 +20,7 @@ from cinelora.families.wan.layouts import WEIGHT_LAYOUTS
 from cinelora.families.wan.masks import first_given, given_channels, unknown_share
 from cinelora.families.wan.places import open_transformer
 from cinelora.nets.conditions import dropped_text
-from cinelora.nets.weights import build, check_network, network_of, open_network
+from cinelora.nets.weights import Component, build, check_network, network_of, open_network, settled
 
 _LOWEST_SIGMA = 1e-4
 
@@ -152,7 +152,7 @@ def open_denoiser(base: str, variant: Variant, dtype: str) -> WanDenoiser:
     Raises WeightsError where the base is of another variant, incomplete, or has keys too many.
     """
     component = open_transformer(base, variant, WEIGHT_LAYOUTS)
-    net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
+    net = _built(component, variant)
     open_network(net, component, of=f"denoiser of {variant.title}", dtype_of=_dtype_rule(torch_dtype(dtype)))
     joins = net.config.in_channels > net.config.out_channels
     return WanDenoiser(net, places_image="image" in variant.conditions and not joins)
@@ -164,8 +164,14 @@ def check_base(base: str, variant: Variant) -> None:
     Raises WeightsError as `open_denoiser` does.
     """
     component = open_transformer(base, variant, WEIGHT_LAYOUTS)
-    net = build_net(network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title))
+    net = _built(component, variant)
     check_network(net, component, of=f"denoiser of {variant.title}")
+
+
+def _built(component: Component, variant: Variant) -> WanTransformer3DModel:
+    network = network_of(component, WanTransformer3DModel, variant.network["transformer"], title=variant.title)
+    with settled(component):
+        return build_net(network)
 
 
 def skeleton(variant: Variant) -> dict[str, nn.Module]:

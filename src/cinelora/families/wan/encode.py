@@ -24,7 +24,7 @@ from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS
 from cinelora.families.wan.places import open_base
 from cinelora.nets.encoder import TowerEncoder
 from cinelora.nets.t5 import T5Kind, T5Tower
-from cinelora.nets.weights import Base, build, network_of, open_network
+from cinelora.nets.weights import Base, build, network_of, open_network, settled
 
 
 def clean(caption: str) -> str:
@@ -60,7 +60,8 @@ class WanVae:
         if self.net is None:
             component = self.base.component("vae", VAE_LAYOUTS)
             network = network_of(component, AutoencoderKLWan, self.variant.network["vae"], title=self.variant.title)
-            net = build(lambda: AutoencoderKLWan(**network))
+            with settled(component):
+                net = build(lambda: AutoencoderKLWan(**network))
             dtype = torch_dtype(self.dtype)
             open_network(net, component, of="autoencoder", dtype_of=lambda name: dtype)
             self.net = net
