@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,10 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from wan_bases import SMALL
 
 from cinelora.base.errors import WeightsError
-from cinelora.contracts.flow import Clip
+from cinelora.contracts.flow import Bucket, Clip
 from cinelora.families.wan.encode import clean, open_encoder
 
+SMALL_I2V = replace(SMALL, conditions={**SMALL.conditions, "image": "16 T H W"})
 CAPTIONS = ["a small  red\ncircle &amp;amp; a square", "", "x" * 200, "cafÃ© at night"]
 
 
@@ -113,3 +115,28 @@ def test_blank_leaves_the_tower_as_it_was(small_base):
     kept.text.load("cpu")
     kept.blank()
     assert kept.text.net is not None
+
+
+def test_latents_as_videox_draws_them(small_base):
+    """Log-variances as the autoencoder gives them; a picture to start from is drawn with them, but not in previews."""
+    sound, compat = (open_encoder(str(small_base), SMALL_I2V, "fp32") for _ in range(2))
+    compat.vae.compat = "videox"
+    deviation = torch.tensor(AutoencoderKLWan.from_pretrained(small_base / "vae").config.latents_std).view(-1, 1, 1, 1)
+    (mean, logvar), (other_mean, other) = (one.vae.moments(clip().pixels) for one in (sound, compat))
+    torch.testing.assert_close(other_mean, mean)
+    torch.testing.assert_close(other, logvar + 2 * deviation.log())
+    assert sound.vae.fingerprint() != compat.vae.fingerprint()
+
+    image, drawing = (next(tower for tower in one.towers() if tower.name == "image") for one in (sound, compat))
+    assert (image.draws, drawing.draws) == (False, True)
+    assert image.fingerprint() != drawing.fingerprint()
+    slot = SimpleNamespace(name="a", bucket=Bucket(5, 32, 32))
+    shown = Clip(slot, clip().pixels, "", 8.0)
+    (plain,) = image.encode([shown], torch.Generator().manual_seed(0))
+    (unseen,) = drawing.encode([shown], None)
+    torch.testing.assert_close(unseen["image"], plain["image"])
+    (drawn,) = drawing.encode([shown], torch.Generator().manual_seed(0))
+    behind = torch.cat([shown.pixels[:, :1], torch.zeros(3, 4, 32, 32)], 1)
+    width = torch.exp(0.5 * sound.vae.moments(behind)[1]) * deviation
+    noise = torch.randn(plain["image"].shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn["image"], plain["image"] + width * noise)

@@ -68,6 +68,7 @@ def encoder_of(loaded: Loaded) -> Encoder:
     model = loaded.recipe.model
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=model.dtype)
     _set(loaded, encoder, "tiling", model.tiling, default=False)
+    _set(loaded, encoder, "compat", model.vae_compat, default="none", option="vae_compat")
     _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="vae_dtype")
     return encoder
 

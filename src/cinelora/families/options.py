@@ -36,6 +36,12 @@ class ModelOptions(Options):
         "number format of the autoencoder; bf16 is faster and less exact: what a latent loses by rounding is about as "
         "large as its posterior's own width",
     )
+    vae_compat: Literal["none", "videox"] = option(
+        "none",
+        "`videox` draws latents as VideoX-Fun's scripts do, to compare numbers: those of clips wider than the "
+        "autoencoder says, by the deviation of its latents, and those of pictures to start from the same way instead "
+        "of at their mean",
+    )
     tiling: bool = option(
         False,
         "whether the autoencoder works in tiles: less memory for large pictures, slightly other latents and pixels",

@@ -40,20 +40,22 @@ class WanVae:
     """The tower that makes latents: the causal autoencoder, and its decoder; it serves the image tower, too.
 
     Mean and log-variance are both normalised with the model's latent statistics: mean' = (mu - m) / s,
-    logvar' = logvar - 2 log s, so that sampling from them has the right width.
+    logvar' = logvar - 2 log s, so that sampling from them has the right width. `compat` "videox" leaves the
+    log-variance as it is, which VideoX-Fun does.
     """
 
     name, reads, gives = "vae", "pixels", ("mean", "logvar")
 
     def __init__(self, base: Base, variant: Variant, dtype: str):
         self.base, self.variant, self.dtype = base, variant, dtype
-        self.tiling = False
+        self.tiling, self.compat = False, "none"
         self.net: AutoencoderKLWan | None = None
 
     def fingerprint(self) -> str:
-        """Weights, statistics (in the config), number format and tiling."""
+        """Weights, statistics (in the config), number format, tiling and compat."""
         weights = self.base.component("vae", VAE_LAYOUTS).fingerprint()
-        return sha256_text("wan-vae-1", weights, self.dtype, self.tiling, sorted(self.variant.network["vae"].items()))
+        told = [self.dtype, self.tiling, sorted(self.variant.network["vae"].items())]
+        return sha256_text("wan-vae-1", weights, *told, *([self.compat] if self.compat != "none" else []))
 
     def load(self, device: str) -> None:
         """Read the weights, if they are not in memory. Raises WeightsError."""
@@ -84,7 +86,8 @@ class WanVae:
         shift, log_scale = self._statistics()
         posterior = self.net.encode(pixels[None].to(self.net.device, self.net.dtype)).latent_dist
         mean, logvar = (moment[0].float().cpu() for moment in (posterior.mean, posterior.logvar))
-        return (mean - shift) * torch.exp(-log_scale), logvar - 2 * log_scale
+        normal = (mean - shift) * torch.exp(-log_scale)
+        return normal, logvar if self.compat == "videox" else logvar - 2 * log_scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ class WanVae:
 
 
 class WanImage:
-    """The tower of what clips start from: latents of the first frame, taken at their mean.
+    """The tower of what clips start from: latents of the first frame, taken at their mean (or drawn, see `draws`).
 
     `whole`: with mid-grey frames behind it, as long as the clip (image-to-video; the slot says how long, since a
     preview has a single picture), else alone (TI2V, which can do without: `optional`). A clip of one frame would be
@@ -115,6 +118,11 @@ class WanImage:
     def __init__(self, vae: WanVae, *, whole: bool):
         self.vae, self.whole = vae, whole
         self.optional = not whole
+
+    @property
+    def draws(self) -> bool:
+        """True where latents are drawn in training, as VideoX-Fun does; previews have the mean in any case."""
+        return self.vae.compat == "videox"
 
     def fingerprint(self) -> str:
         """The autoencoder's, and what stands behind the frame."""
@@ -129,16 +137,20 @@ class WanImage:
         self.vae.unload()
 
     def encode(self, clips: Sequence[Clip], rng: Generator | None = None) -> list[dict[str, Tensor]]:
-        """First frame of each clip -> {"image": C T h w} (T = 1 for TI2V), fp32 on the CPU. Nothing is drawn."""
-        return [{"image": self._one(clip.pixels[:, :1], clip.slot.bucket.frames)} for clip in clips]
+        """First frame of each clip -> {"image": C T h w} (T = 1 for TI2V), fp32 on the CPU."""
+        return [{"image": self._one(clip.pixels[:, :1], clip.slot.bucket.frames, rng)} for clip in clips]
 
-    def _one(self, first: Tensor, frames: int) -> Tensor:
-        if not self.whole:
-            return self.vae.moments(first)[0]
-        if frames == 1:
-            return torch.zeros_like(self.vae.moments(first)[0])
-        grey = first.new_zeros(3, frames - 1, *first.shape[2:])
-        return self.vae.moments(torch.cat([first, grey], 1))[0]
+    def _one(self, first: Tensor, frames: int, rng: Generator | None) -> Tensor:
+        alone = self.whole and frames == 1
+        shown = first
+        if self.whole and not alone:
+            shown = torch.cat([first, first.new_zeros(3, frames - 1, *first.shape[2:])], 1)
+        mean, logvar = self.vae.moments(shown)
+        if alone:
+            return torch.zeros_like(mean)
+        if not self.draws or rng is None:
+            return mean
+        return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=rng)
 
 
 def open_encoder(base: str, variant: Variant, dtype: str) -> TowerEncoder:
