@@ -4,11 +4,13 @@ from pathlib import Path
 
 import cogvideox_bases
 import easyanimate_bases
+import framer_bases
 import pytest
 from wan_bases import SMALL_NETWORK, write_base
 
 from cinelora.families.cogvideox.card import TINY as COGVIDEOX_TINY
 from cinelora.families.easyanimate.card import TINY as EASYANIMATE_TINY
+from cinelora.families.framer.card import TINY as FRAMER_TINY
 from cinelora.families.wan.card import TINY
 
 
@@ -28,6 +30,12 @@ def tiny_base(tmp_path_factory) -> Path:
 def cogvideox_base(tmp_path_factory) -> Path:
     """A base of CogVideoX's variant "tiny", with random weights."""
     return cogvideox_bases.write_base(tmp_path_factory.mktemp("cogvideox-tiny"), dict(COGVIDEOX_TINY.network))
+
+
+@pytest.fixture(scope="session")
+def framer_base(tmp_path_factory) -> Path:
+    """A base of Framer's variants "tiny" and "tiny-tracks", with random weights."""
+    return framer_bases.write_base(tmp_path_factory.mktemp("framer-tiny"), dict(FRAMER_TINY.network))
 
 
 @pytest.fixture(scope="session")

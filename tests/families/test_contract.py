@@ -27,11 +27,12 @@ from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import DORA_FILES, LoraOptions
 from cinelora.lora.prove import prove, take_probe
 from cinelora.lora.targets import linears, sizes
+from cinelora.nets.usage import with_folders
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.preview.pictures import check_pictures
 
-BASES = {"fake": None, "wan": "tiny_base", "cogvideox": "cogvideox_base"}
+BASES = {"fake": None, "wan": "tiny_base", "cogvideox": "cogvideox_base", "framer": "framer_base"}
 """The fixture that writes a base for the family's variant "tiny", or None where it needs none."""
 VERSIONS = {f"easyanimate/tiny-v{version}": "easyanimate_bases_of" for version in ("5.1", "5", "4", "3", "2")}
 """Of families whose versions are networks of their own: a fixture with a base for each of these variants."""
@@ -59,7 +60,11 @@ class Subject:
         return registry.lora_layouts(self.family, self.variant)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(map(int, shape.split())) for name, shape in self.variant.conditions.items()}
+        """Of stored conditions; K is 1 where nothing is drawn."""
+        frames, height, width = self.latents[1:]
+        letters = {"F": self.bucket.frames, "T": frames, "H": height, "W": width, "K": 1}
+        told = {name: shape.split() for name, shape in self.variant.conditions.items()}
+        return {name: tuple(letters.get(word) or int(word) for word in words) for name, words in told.items()}
 
     def adapt(self, denoiser, **options):
         presets, default = self.family.lora_presets, self.family.default_preset
@@ -72,7 +77,7 @@ class Subject:
     @property
     def bucket(self) -> Bucket:
         geometry = self.variant.geometry
-        return Bucket(geometry.few_frames, 32, 48)
+        return Bucket(max(geometry.few_frames, geometry.floor_frames(3)), 32, 48)
 
     def clip(self, caption="a small red circle", seed=0) -> Clip:
         record = Record(f"clips/{seed}", "clips", "video", (Path("a.mp4"),), caption, "a.mp4")
@@ -81,17 +86,25 @@ class Subject:
         return Clip(Slot(record, self.bucket), pixels, caption, self.variant.geometry.fps)
 
     def inputs(self, count=2) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """What `predict` gets: of the conditions what `condition` makes of them."""
+        batch = self.batch(count)
+        conditions = self.denoiser().condition(batch, None)
+        return batch.latents, torch.tensor([120.0, 800.0])[:count], conditions
+
+    def batch(self, count=8) -> Batch:
         rng = torch_rng("inputs")
         conditions = {name: torch.randn(count, *shape, generator=rng) for name, shape in self.shapes().items()}
         for name in conditions:
             if name.endswith("_mask"):  # another length for each clip
-                lengths = conditions[name].shape[1] // 2 + torch.arange(count)[:, None]
+                lengths = conditions[name].shape[1] // 2 + torch.arange(count)[:, None] % 3
                 conditions[name] = (torch.arange(conditions[name].shape[1]) < lengths).float()
-        return torch.randn(count, *self.latents, generator=rng), torch.tensor([120.0, 800.0])[:count], conditions
-
-    def batch(self, count=8) -> Batch:
-        x, _, conditions = (part for part in self.inputs(count))
+        x = torch.randn(count, *self.latents, generator=rng)
         return Batch(x, conditions, tuple(f"clip {k}" for k in range(count)))
+
+    @property
+    def reads(self) -> bool:
+        """True where captions are read."""
+        return "text" in self.variant.conditions
 
 
 @pytest.fixture(scope="module", params=sorted((BASES | VERSIONS).keys()))
@@ -154,8 +167,9 @@ def test_the_lines_of_a_model_card_are_python_and_begin_with_the_picture_that_th
         usage = variant.usage or subject.family.usage
         if not usage:
             continue
-        code = usage.format(**places)
-        ast.parse(code)
+        for folders in ((), ("unet_lora",), ("unet", "controlnet"), ("controlnet_lora", "unet_lora")):
+            code = with_folders(usage, folders).format(**places)
+            ast.parse(code)
         encoder = registry.open_encoder(subject.family, variant, base=subject.base, dtype="fp32")
         try:
             check_pictures(encoder, 0)
@@ -215,7 +229,8 @@ def test_clips_are_encoded_each_for_itself(subject):
         for name in one.conditions:
             torch.testing.assert_close(one.conditions[name], other.conditions[name], rtol=1e-4, atol=1e-4)
     assert not torch.equal(together[0].mean, together[1].mean)
-    assert not torch.equal(together[0].conditions["text"], together[1].conditions["text"])
+    for name in ("text",) if subject.reads else ("embeds", "ends"):
+        assert not torch.equal(together[0].conditions[name], together[1].conditions[name])
 
 
 def test_decoding_gives_pixels_of_the_clips_shape(subject):
@@ -227,6 +242,12 @@ def test_decoding_gives_pixels_of_the_clips_shape(subject):
 
 def test_blank_is_the_empty_caption(subject):
     blank = subject.encoder().blank()
+    if not subject.reads:
+        x, t, conditions = subject.inputs()
+        assert blank.keys() < conditions.keys()
+        nothing = {name: torch.stack([value] * len(x)) for name, value in blank.items()}
+        assert subject.denoiser().predict(x, t, {**conditions, **nothing}).isfinite().all()
+        return
     assert {name: tuple(tensor.shape) for name, tensor in blank.items()} == subject.shapes()
     encoded = subject.encoder().encode([subject.clip("")])[0]
     assert all(torch.equal(blank[name], encoded.conditions[name]) for name in blank)
@@ -295,10 +316,12 @@ def test_conditions_come_from_the_generator_and_leave_the_batch_alone(subject):
     kept = {name: tensor.clone() for name, tensor in batch.conditions.items()}
     drawn = [denoiser.condition(batch, torch_rng("step", k)) for k in (1, 1, *range(2, 40))]
     assert all(torch.equal(drawn[0][name], drawn[1][name]) for name in kept)
-    assert any(not torch.equal(drawn[0]["text"], other["text"]) for other in drawn)
-    assert torch.equal(denoiser.condition(batch, None)["text"], batch.conditions["text"])
+    varies = "text" if subject.reads else "ends"
+    assert any(not torch.equal(drawn[0][varies], other[varies]) for other in drawn)
+    if subject.reads:
+        assert torch.equal(denoiser.condition(batch, None)["text"], batch.conditions["text"])
     assert all(torch.equal(batch.conditions[name], kept[name]) for name in kept)
-    assert all(one.keys() == kept.keys() and one["text"].shape == kept["text"].shape for one in drawn)
+    assert all(one.keys() == kept.keys() and one[varies].shape == drawn[0][varies].shape for one in drawn)
 
 
 def test_adapters_start_as_nothing_and_gradients_reach_all_of_them(subject):

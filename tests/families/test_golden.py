@@ -8,6 +8,8 @@ import golden_cogvideox
 import golden_easyanimate_dit
 import golden_easyanimate_train
 import golden_easyanimate_vae
+import golden_framer_nets
+import golden_framer_tracks
 import golden_wan
 import pytest
 from golden_case import Case, NotBuiltError, find_cases
@@ -16,7 +18,12 @@ from cinelora.families.registry import FAMILIES
 from data import golden_frames, golden_masks, golden_videox
 
 EASYANIMATE = {**golden_easyanimate_dit.CHECKS, **golden_easyanimate_vae.CHECKS, **golden_easyanimate_train.CHECKS}
-CHECKS = {"wan": golden_wan.CHECKS, "cogvideox": golden_cogvideox.CHECKS, "easyanimate": EASYANIMATE}
+CHECKS = {
+    "wan": golden_wan.CHECKS,
+    "cogvideox": golden_cogvideox.CHECKS,
+    "easyanimate": EASYANIMATE,
+    "framer": {**golden_framer_nets.CHECKS, **golden_framer_tracks.CHECKS},
+}
 DATA_CHECKS = {**golden_frames.CHECKS, **golden_masks.CHECKS, **golden_videox.CHECKS}
 EXPECTED_FAILURES = {"wan": golden_wan.EXPECTED_FAILURES, "cogvideox": golden_cogvideox.EXPECTED_FAILURES}
 

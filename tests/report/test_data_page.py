@@ -50,6 +50,23 @@ def page(*entries, **more):
     return Page(data_text(dataset(*entries, **more)))
 
 
+def test_tracks_are_drawn_over_the_strip_and_counted():
+    lines = [[[(0.25, 0.5), (0.5, 0.5)]], [[(0.5, 0.25)], [(1.0, 1.0), (0.0, 0.5)]], [], [], [], []]
+    html = data_text(dataset(entry(tracks={"count": 12, "pictures": lines})))
+    assert "12 tracks" in html
+    assert 'class="trail"' in html
+    assert re.findall(r'<circle cx="([0-9.]+)" cy="([0-9.]+)"', html) == [
+        ("54.0", "36.0"),
+        ("162.0", "18.0"),
+        ("108.0", "36.0"),
+    ]
+    assert "M27.0 36.0L54.0 36.0M216.0 72.0L108.0 36.0" in html
+    none = data_text(dataset(entry(tracks={"count": 0, "pictures": [[]] * 6})))
+    assert "0 tracks" in none
+    assert 'class="trail"' not in none
+    assert " track" not in page(entry()).text
+
+
 def test_a_clip_is_told_from_source_to_target():
     told = page(entry(), token_limit=512).text
     for said in (

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cinelora import __version__
 from cinelora.cli.cache import Sets
 from cinelora.cli.cache import app as cache_app
+from cinelora.cli.interpolate import interpolate, tracks
 
 
 class _InOrder(TyperGroup):
@@ -117,6 +118,8 @@ def check(
 
 
 app.add_typer(cache_app, name="cache")
+app.command()(interpolate)
+app.command()(tracks)
 
 
 @app.command()

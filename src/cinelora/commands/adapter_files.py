@@ -1,14 +1,17 @@
 """Owns what a run saves: adapter files of each part that learned, what they say of themselves, and their proof.
 
-In: a Session whose adapters are trained. Out: adapter/NAME.LAYOUT.safetensors, of experts adapter/NAME.LABEL.LAYOUT.
+In: a Session whose adapters are trained. Out: adapter/NAME.LAYOUT.safetensors, of experts adapter/NAME.LABEL.LAYOUT,
+and weights/NAME.PART of parts that learned in full; of families whose tools read folders those in final/ and best/.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import cinelora
 from cinelora.base.log import console
@@ -21,7 +24,8 @@ from cinelora.contracts.flow import Batch, Bucket
 from cinelora.contracts.roles import AdapterLayout, Denoiser
 from cinelora.families import registry
 from cinelora.lora.files import AdapterFile, cannot_carry, write_adapter, write_tensors
-from cinelora.lora.prove import SHARE_OF_EFFECT, Probe, prove, take_probe
+from cinelora.lora.folders import Folders
+from cinelora.lora.prove import SHARE_OF_EFFECT, Probe, Proof, fill_parts, prove, prove_read, take_probe
 from cinelora.nets.experts import Experts
 from cinelora.report.versions import versions
 from cinelora.train.place import Place
@@ -29,31 +33,45 @@ from cinelora.train.place import Place
 
 @dataclass(frozen=True)
 class Saved:
-    """One adapter of a run as its files hold it: their name without the layout, what it fits, what it must say."""
+    """One adapter of a run as its files hold it: their name without the layout, what it fits, what it must say.
+
+    `full` are the files of weights of parts that learned in full, by part, `folder` that of what else was written.
+    """
 
     name: str
     variant: Variant
     probe: Probe
+    full: Mapping[str, Path] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def save_adapters(session: Session, name: str, steps: int) -> list[Saved]:
     """Write the files of the adapters as they are now, and note what they must reproduce once they are read back."""
     session.activate()
     whole = _whole(session)
+    full, folder = _write_full(session, whole, name, steps)
     saved = []
     for expert_name, expert in _experts(session).items():
         own = f"{name}.{expert.label}" if expert else name
         variant = expert.variant if expert else session.loaded.variant
         file = whole.of_part(expert.part, *expert.variant.parts) if expert else whole
+        weights = _own_weights(full, expert)
         if file.tensors:
             _write_layouts(session, own, replace(file, metadata=_metadata(session, name, steps, expert_name)))
-            saved.append(Saved(own, variant, _probe(session, expert_name)))
-    _write_full(session, name, steps)
+        if file.tensors or weights:
+            saved.append(Saved(own, variant, _probe(session, expert_name), weights, folder))
     return saved
 
 
 def _experts(session: Session) -> Mapping[str, Expert | None]:
     return session.loaded.variant.experts or {"": None}
+
+
+def _own_weights(full: Mapping[str, Path], expert: Expert | None) -> dict[str, Path]:
+    """The files of weights by the part's name in what is loaded: of an expert its own part, under its own name."""
+    if expert is None:
+        return dict(full)
+    return dict.fromkeys(expert.variant.parts, full[expert.part]) if expert.part in full else {}
 
 
 def _whole(session: Session) -> AdapterFile:
@@ -74,17 +92,23 @@ def _write_layouts(session: Session, name: str, file: AdapterFile) -> None:
             write_adapter(session.folder.adapter / f"{name}.{layout.name}.safetensors", file, layout)
 
 
-def _write_full(session: Session, name: str, steps: int) -> None:
-    """The parts that learned in full."""
+def _write_full(session: Session, whole: AdapterFile, name: str, steps: int) -> tuple[dict[str, Path], Path | None]:
+    """The parts that learned in full, by part the file of their weights; and the folder, of families that write one."""
+    full: dict[str, dict[str, Tensor]] = {}
     for adapters in session.drawn.values():
-        for part in adapters.full:
-            tensors = {
-                key.removeprefix(f"{part}."): tensor
-                for key, tensor in adapters.full_tensors().items()
-                if key.startswith(f"{part}.")
-            }
-            path = session.folder.path / "weights" / f"{name}.{part}.safetensors"
-            write_tensors(path, tensors, _metadata(session, name, steps))
+        for key, tensor in adapters.full_tensors().items():
+            part, _, own = key.partition(".")
+            full.setdefault(part, {})[own] = tensor
+    loaded, metadata = session.loaded, _metadata(session, name, steps)
+    if loaded.family.folders:
+        folder = session.folder.path / ("final" if name == loaded.name else "best")
+        writer: Folders = registry.named(loaded.family.folders)
+        file = replace(whole, metadata=metadata)
+        return writer.write(folder, session.denoiser.parts(), file, full=full, base=loaded.base), folder
+    paths = {part: session.folder.path / "weights" / f"{name}.{part}.safetensors" for part in full}
+    for part, path in paths.items():
+        write_tensors(path, full[part], metadata)
+    return paths, None
 
 
 def _metadata(session: Session, stem: str, steps: int, expert: str = "") -> dict[str, str]:
@@ -117,14 +141,17 @@ def _probe(session: Session, expert: str) -> Probe:
     """A small fixed input and what the denoiser, or one expert of it, says to it now."""
     denoiser, device = session.denoiser, session.place.device
     geometry = session.loaded.variant.geometry
-    side = 2 * geometry.size_multiple
+    side = 2 * max(geometry.size_multiple, 2 * geometry.latent_cell)  # norms need some cells
     bucket = Bucket(geometry.few_frames, side, side)
     x = torch.randn((1, *geometry.latent_shape(bucket)), generator=torch.Generator().manual_seed(0))
     first = session.spoken.conditions[0] if session.spoken.conditions else session.spoken.blank
     # What is made of pictures has a preview's size, so the probe goes without.
     said = {name: first[name][None].to(device) for name in session.spoken.blank}
     batch = Batch(x.to(device), said, ("probe",))
-    conditions, x = denoiser.condition(batch, None), denoiser.arranged(batch.latents)
+    # Of a family without text nothing is left to say, so it makes something up.
+    made_up = getattr(denoiser, "example", None)
+    conditions = made_up(batch.latents) if made_up else denoiser.condition(batch, None)
+    x = denoiser.arranged(batch.latents)
     with session.place.autocast():
         return take_probe(_asked(denoiser, expert, device), x, torch.tensor([500.0], device=device), conditions)
 
@@ -146,13 +173,32 @@ def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spok
     """Load every written file onto a fresh base and compare it with its probe. Raises RunError where one is off."""
     pipeline = registry.named(loaded.family.pipeline) if loaded.family.pipeline else None
     for one in saved:
-        reopen = partial(open_denoiser, replace(loaded, variant=one.variant), place, spoken.blank)
+        bare = partial(open_denoiser, replace(loaded, variant=one.variant), place, spoken.blank)
+        reopen = partial(_with_full, bare, one.full)
         for layout in consumed_layouts(loaded):
             path = folder.adapter / f"{one.name}.{layout.name}.safetensors"
             if not path.exists():
                 continue
             with place.autocast():
                 proof = prove(path, layout, one.probe, reopen=reopen, pipeline=pipeline)
-            share = proof.difference / proof.effect if proof.effect else 0.0
-            why = "; as much as the base's format rounds" if share > SHARE_OF_EFFECT else ""
-            console.print(f"proven: {path} loads and gives what was trained (off by {share:.1e} of its effect{why})")
+            _tell(path, proof)
+        if one.folder is not None or one.full:
+            reader: Folders | None = registry.named(loaded.family.folders) if loaded.family.folders else None
+            file = reader.read(one.folder) if reader and one.folder else None
+            where = str(one.folder or next(iter(one.full.values())).parent)
+            with place.autocast():
+                proof = prove_read(file, one.probe, reopen=reopen, bare=bare, where=where)
+            _tell(where, proof)
+
+
+def _with_full(bare: Callable[[], Denoiser], written: Mapping[str, Path]) -> Denoiser:
+    """A fresh base with the weights of parts that learned in full."""
+    denoiser = bare()
+    fill_parts(denoiser.parts(), written)
+    return denoiser
+
+
+def _tell(what: Path | str, proof: Proof) -> None:
+    share = proof.difference / proof.effect if proof.effect else 0.0
+    why = "; as much as the base's format rounds" if share > SHARE_OF_EFFECT else ""
+    console.print(f"proven: {what} loads and gives what was trained (off by {share:.1e} of its effect{why})")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cinelora.base.errors import DataError, Problem, Problems, RecipeError, RunError, nearest
 from cinelora.base.log import open_console
-from cinelora.commands.clips import check_streamed, refuse_streamed, survey_of
+from cinelora.commands.clips import check_streamed, data_of, refuse_streamed, survey_of
 from cinelora.commands.init import split
 from cinelora.config.load import Loaded, Source, load
 from cinelora.config.load import check as check_recipe
+from cinelora.config.told import must_say_of
 from cinelora.data.plan import Plan, make_plan, nothing_left, stopping
 from cinelora.data.sources import Listing, read_records
 from cinelora.report.table import buckets_table, clips_table
@@ -112,7 +113,12 @@ def _refuse_words(target: Path, *, is_recipe: bool, model: str, sets: list[str])
 def _around(target: Path, model: str) -> Loaded:
     """A recipe with every default around a dataset."""
     family, variant = split(model)
-    tables = {"model": {"family": family, "variant": variant}, "data": {"source": [{"path": str(target.resolve())}]}}
+    of_source, of_lora = must_say_of(family, variant)
+    tables = {
+        "model": {"family": family, "variant": variant},
+        "data": {"source": [{"path": str(target.resolve()), **of_source}]},
+        "lora": of_lora,
+    }
     source = Source(tables, file=str(target), said={("model",): f"--model {model}"})
     return check_recipe(source, folder=Path(), name=target.stem)
 
@@ -122,5 +128,5 @@ def _lenient_plan(loaded: Loaded) -> tuple[Listing, Plan]:
     if (streamed := survey_of(loaded)) is not None:
         return Listing(()), streamed  # the files of its clips are gone
     data, train = loaded.recipe.data, loaded.recipe.train
-    listing, geometry = read_records(data, loaded.folder), loaded.variant.geometry
+    listing, geometry = read_records(data_of(loaded), loaded.folder), loaded.variant.geometry
     return listing, make_plan(listing, data, geometry, seed=train.seed, lenient=True, micro_size=train.micro_size)

@@ -11,14 +11,22 @@ from cinelora.data.cache import Cache
 from cinelora.data.cache_fill import FillReport, Maker
 from cinelora.data.cache_plan import in_words
 from cinelora.data.cache_work import WHOLE, Share, word_slots
+from cinelora.data.captions import without_words
 from cinelora.data.clips import load_clip, load_mask, transform_of
 from cinelora.data.encoding import Encoding, Live
+from cinelora.data.options import DataOptions
 from cinelora.data.plan import Plan, make_plan
 from cinelora.data.rules import rules_by_source
 from cinelora.data.shards import Shards, check_stream, is_streamed
 from cinelora.data.sources import read_records
 from cinelora.data.survey import first_look, survey
 from cinelora.families import registry
+
+
+def data_of(loaded: Loaded) -> DataOptions:
+    """[data] as the variant asks for it: where no text is read, captions are not looked for."""
+    data = loaded.recipe.data
+    return data if loaded.variant.reads_text else without_words(data)
 
 
 def plan_of(loaded: Loaded) -> Plan:
@@ -30,7 +38,7 @@ def plan_of(loaded: Loaded) -> Plan:
     if is_streamed(recipe.data, loaded.folder):
         check_streamed(loaded)
         return first_look(shards_of(loaded), max_clips=recipe.held_out.max_clips)
-    listing = read_records(recipe.data, loaded.folder)
+    listing = read_records(data_of(loaded), loaded.folder)
     options, seed = recipe.data, recipe.train.seed
     return make_plan(listing, options, loaded.variant.geometry, seed=seed, micro_size=recipe.train.micro_size)
 
@@ -60,7 +68,7 @@ def refuse_streamed(loaded: Loaded) -> None:
 
 def shards_of(loaded: Loaded) -> Shards:
     """The shards of a recipe that streams. Raises DataError where a source has none."""
-    return Shards(loaded.recipe.data, loaded.folder, loaded.variant.geometry, seed=loaded.recipe.train.seed)
+    return Shards(data_of(loaded), loaded.folder, loaded.variant.geometry, seed=loaded.recipe.train.seed)
 
 
 def encoder_of(loaded: Loaded) -> Encoder:
@@ -70,6 +78,9 @@ def encoder_of(loaded: Loaded) -> Encoder:
     _set(loaded, encoder, "tiling", model.tiling, default=False)
     _set(loaded, encoder, "compat", model.vae_compat, default="none", option="vae_compat")
     _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="vae_dtype")
+    for tower in encoder.towers():
+        if hasattr(tower, "as_script"):
+            tower.as_script = loaded.recipe.noise.compat == "ddpm"
     return encoder
 
 

@@ -14,7 +14,7 @@ from cinelora.report.run_folder import Run, read_run
 def push(folder: Path, repository: str, *, private: bool) -> None:
     """Create the repository if need be and upload adapter files, samples, recipe and card. Raises RunError."""
     run = read_run(folder)
-    if not run.adapters:
+    if not run.adapters and not run.folders:
         do = "finish the run first: cinelora train --resume " + str(folder)
         raise RunError(Problem("the run has no adapter to push", found=str(folder / "adapter"), do=do))
     with tempfile.TemporaryDirectory(prefix="cinelora-push-") as gathered:
@@ -24,11 +24,13 @@ def push(folder: Path, repository: str, *, private: bool) -> None:
 
 
 def gather(run: Run, target: Path, *, repository: str) -> None:
-    """Lay out what goes to the Hub: adapters at the top, samples/, README.md; nothing of the clips."""
+    """Lay out what goes to the Hub: adapters and folders at the top, samples/, README.md; nothing of the clips."""
     loaded = RunFolder(run.folder).reload([])
     geometry, sampling = loaded.variant.geometry, loaded.recipe.preview
     for one in run.adapters:
         shutil.copyfile(run.folder / one.path, target / one.path.name)
+    for folder in run.folders:
+        shutil.copytree(run.folder / folder.path, target / folder.path.name)
     for number, path in shown_samples(run).items():
         (target / "samples").mkdir(exist_ok=True)
         shutil.copyfile(path, target / "samples" / f"{number:02d}.mp4")
@@ -40,7 +42,8 @@ def gather(run: Run, target: Path, *, repository: str) -> None:
         "guidance": sampling.guidance,
         "num_steps": sampling.num_steps,
     }
-    card = card_text(run, repository=repository, usage=loaded.variant.usage or loaded.family.usage, numbers=numbers)
+    usage, base = loaded.variant.usage or loaded.family.usage, loaded.base_anywhere
+    card = card_text(run, repository=repository, usage=usage, numbers=numbers, base=base)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 

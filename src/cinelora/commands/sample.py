@@ -15,6 +15,7 @@ from cinelora.commands.init import split
 from cinelora.commands.partners import partners, read_together
 from cinelora.commands.session import open_denoiser, see, unload
 from cinelora.config.load import Loaded, Source, check
+from cinelora.config.told import must_say_of
 from cinelora.families import registry
 from cinelora.lora.files import read_adapter, read_header
 from cinelora.lora.inject import attach
@@ -131,9 +132,11 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
     }
     model = {"family": family, "variant": variant, "base": wishes.base or header.get("base", "")}
     dtype = own.get("model", {}).get("dtype")
+    of_source, of_lora = must_say_of(family, variant)
     tables = {
         "model": {**model, "dtype": dtype} if dtype else model,
-        "data": {"source": [{"path": "."}]},
+        "data": {"source": [{"path": ".", **of_source}]},
+        "lora": of_lora,
         "noise": _noise_in(own, of_joint=header.get("joint_variant") not in (None, variant)),
         "train": _precision_in(own),
         "method": own["method"] if _is_distilled(own) else {},

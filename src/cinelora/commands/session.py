@@ -58,6 +58,8 @@ def speak(loaded: Loaded, encoding: Encoding) -> Spoken:
         *conditions, negative, against, blank = cache_of(loaded).captions(words, encoding)
     else:
         *conditions, negative, against, blank = prompt_conditions(encoder, words, device=encoding.device)
+    if not loaded.variant.reads_text:
+        negative = encoder.blank()  # guidance leads away from what is not shown
     seen = see(loaded, encoder, device=encoding.device)
     conditions = [{**said, **shown} for said, shown in zip(conditions, seen, strict=True)]
     unload(encoder)
@@ -100,6 +102,10 @@ def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> 
     )
     denoiser.text_dropout, denoiser.blank = recipe.model.text_dropout, blank
     set_image_dropout(loaded, denoiser)
+    if hasattr(denoiser, "compat"):  # of Framer, whose script gives other conditions too
+        denoiser.compat = recipe.noise.compat
+    if hasattr(denoiser, "motion_bucket"):
+        denoiser.motion_bucket = recipe.model.motion_bucket
     moves_itself = getattr(denoiser, "moves_itself", False)
     checkpointing = recipe.train.gradient_checkpointing
     settle(denoiser.parts(), place, gradient_checkpointing=checkpointing, move=not moves_itself)

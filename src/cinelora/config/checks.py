@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from cinelora.base.errors import Problems, RecipeError, nearest
 from cinelora.config.schema import Place, options_at
+from cinelora.config.told import check_script, check_told
 from cinelora.contracts.card import Family, Variant
 from cinelora.data.buckets import check_options
 from cinelora.data.rules import check_weights, source_names
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from cinelora.config.recipe import Recipe
 
 
-_PICTURES = ("image", "inpaint")
-"""How the names of conditions begin that are made of a picture to start from."""
 _REVIVALS = {
     "preview": "give preview.prompts something to draw",
     "held_out": "let a source give clips: data.held_out above 0, and held_out = true in one [[data.source]]",
@@ -86,6 +85,8 @@ def check_sections(recipe: "Recipe", family: Family, variant: Variant, problems:
         except RecipeError as error:
             for problem in error.problems:
                 problems.found.append(source.located(replace(problem, where=problem.where or section)))
+    check_told(recipe, family, variant, problems, source)
+    check_script(recipe, variant, problems, source)
     check_experts(recipe, variant, problems, source)
     check_base_facts(recipe, variant, problems, source)
     if all(recipe.lora.parts.get(part) == "frozen" for part in variant.parts):
@@ -118,15 +119,7 @@ def _denoisers(recipe: "Recipe", problems: Problems, source: "Source") -> list[s
 
 
 def check_base_facts(recipe: "Recipe", variant: Variant, problems: Problems, source: "Source") -> None:
-    """Note settings that the variant's base cannot follow: pictures that it does not take, levels that it never saw."""
-    share = recipe.model.image_dropout
-    if share is not None and not any(name.startswith(_PICTURES) for name in variant.conditions):
-        where, do = (
-            source.where(("model", "image_dropout")),
-            "remove it, or choose a variant that starts from a picture",
-        )
-        what = f"model.image_dropout has no effect: {variant.title} takes no pictures"
-        problems.add(what, found=f"{share:g}", where=where, do=do)
+    """Note settings that the variant's base cannot follow: noise levels that it never saw."""
     for name, is_wider in (("t_min", float.__lt__), ("t_max", float.__gt__)):
         said, own = getattr(recipe.noise, name), variant.process.get(name)
         if own is not None and is_wider(said, own):

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from cinelora.config.checks import has_idle_weight, idle_sections
 from cinelora.config.recipe import Recipe
 from cinelora.config.schema import options_at
+from cinelora.config.told import must_say
 from cinelora.contracts.card import Family, Variant
 
 _WIDTH = 100
@@ -64,9 +65,11 @@ def template(family: Family, variant: Variant) -> str:
         "# Settings behind a # stand at their defaults. `cinelora check THIS-FILE` tells all problems at once.",
         "",
     ]
+    of_source, of_lora = must_say(variant)
     said = {
         "model": {"family": family.name, "variant": variant.name},
-        "data.source": {"path": "clips"},
+        "data.source": {"path": "clips", **of_source},
+        "lora": of_lora,
         "train": {"steps": 1000, "lr": 1e-4},
     }
     defaults = {"noise": dict(variant.process), "preview": dict(variant.sampling)}

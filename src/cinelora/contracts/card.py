@@ -41,7 +41,9 @@ class Variant:
     name to its shape in letters and numbers, such as {"text": "S 4096"} (checked once, at the cache border);
     `process` and `sampling` are the defaults of [noise] and of previews; `parts` the names of `Denoiser.parts()`;
     `usage`, `lora_layouts` and `weight_layouts` are the family's unless given here, `loading` is what diffusers'
-    load_lora_weights wants to be told; `experts` by name, noisiest first, where several denoisers take turns.
+    load_lora_weights wants to be told; `experts` by name, noisiest first, where several denoisers take turns;
+    `learns_from` maps a part to the condition without which it learns nothing; `new_parts` are those that no base has,
+    which begin by adding nothing.
     """
 
     name: str
@@ -59,6 +61,13 @@ class Variant:
     weight_layouts: str = ""
     loading: str = ""
     experts: Mapping[str, Expert] = field(default_factory=dict)
+    learns_from: Mapping[str, str] = field(default_factory=dict)
+    new_parts: tuple[str, ...] = ()
+
+    @property
+    def reads_text(self) -> bool:
+        """True where captions are among what the denoiser is told."""
+        return any(name.startswith("text") for name in self.conditions)
 
     @property
     def boundary(self) -> float:
@@ -78,8 +87,10 @@ class Family:
     those of them that a run writes unless it is told otherwise; `schedule` names a function (base, variant) -> the
     options of [noise] that a base itself states, or is "" where bases state none; `pipeline` names a function
     (denoiser) -> the diffusers pipeline around it, to prove a saved adapter with, or "" where diffusers has none;
-    `usage` is a template of the lines that sample with an adapter, for its model card ({base}, {repository}, {file},
-    {second_file} of the second expert, {prompt}, {frames}, {height}, {width}, {fps}, {guidance}, {num_steps}).
+    `folders` names a writer and a reader of folders that the family's public tools take (see `registry.Folders`), or ""
+    where files are enough; `usage` is a template of the lines that sample with an adapter, for its model card ({base},
+    {repository}, {file}, {second_file} of the second expert, {prompt}, {frames}, {height}, {width}, {fps}, {guidance},
+    {num_steps}; `nets.usage` for lines that stand for some folders alone).
     """
 
     name: str
@@ -97,5 +108,6 @@ class Family:
     default_files: tuple[str, ...] = ("diffusers", "comfyui")
     schedule: str = ""
     pipeline: str = ""
+    folders: str = ""
     usage: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cinelora.base.errors import Problem
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Kind = Literal["video", "image", "pair", "caption"]
@@ -28,8 +30,8 @@ class Record:
     (width, height, frames, fps), never what was measured. A pair's media are its first and its last frame; a caption
     alone has none.
     `more_captions` say the same as `caption` in other words; one of all is drawn each time, and none at all in a share
-    of `caption_dropout`. `mask` is a picture or video of where the loss counts (white). An epoch shows the record
-    `repeats` times.
+    of `caption_dropout`. `mask` is a picture or video of where the loss counts (white), `tracks` a file of where points
+    of the picture go. An epoch shows the record `repeats` times.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Record:
     caption_dropout: float = 0.0
     mask: Path | None = None
     repeats: int = 1
+    tracks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,24 @@ class Slot:
         return tuple(replace(self, caption_number=k) for k in range(first, 1 + len(self.record.more_captions)))
 
 
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """Where N points of a clip are in each frame: `points` F N 2 (x, y), `visible` F N.
+
+    Pixels of the clip are counted from 0 at their centres. Where a point is not visible its place means nothing.
+    """
+
+    points: "NDArray[np.float64]"
+    visible: "NDArray[np.bool_]"
+
+
 @dataclass(frozen=True)
 class Clip:
     """Decoded, resampled, resized and cropped: `pixels` C F H W in [-1, 1], fp32, at `fps` frames per second.
 
     F is 1 where the slot is a still, however long its bucket is.
 
-    `mask` F H W in [0, 1] says where the loss counts; None = everywhere.
+    `mask` F H W in [0, 1] says where the loss counts; None = everywhere. `tracks` None = nobody says where points go.
     """
 
     slot: Slot
@@ -116,6 +130,7 @@ class Clip:
     caption: str
     fps: float
     mask: "Tensor | None" = None
+    tracks: Tracks | None = None
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ class Geometry:
     """Rules of one variant.
 
     Frames are `frames_per_latent * k + frames_offset` (4k + 1 for Wan), sizes are multiples of `size_multiple`
-    (latent cell times patch); a pixel of latents covers `latent_cell` pixels each way. `group_frames` says that the
-    autoencoder takes so many frames at a time, each group by the rule above: clips are then whole groups or a single
-    picture (8k or 1; 0 = a clip is one group of any length). `only_own_size` says that the network has learned
-    positions for its own frames and size and takes no others.
+    (latent cell times patch); a pixel of latents covers `latent_cell` pixels each way. `min_frames` is above 1 where a
+    clip has a first and a last frame. `group_frames` says that the autoencoder takes so many frames at a time, each
+    group by the rule above: clips are then whole groups or a single picture (8k or 1; 0 = a clip is one group of any
+    length). `only_own_size` says that the network has learned positions for its own frames and size and takes no
+    others.
     """
 
     fps: float
@@ -26,6 +27,7 @@ class Geometry:
     size_multiple: int = 16
     latent_channels: int = 16
     max_frames: int = 1025
+    min_frames: int = 1
     only_own_size: bool = False
     group_frames: int = 0
 
@@ -42,7 +44,8 @@ class Geometry:
     @property
     def few_frames(self) -> int:
         """A short clip that is no single picture, for trying things out."""
-        return self.group_frames or self.floor_frames(self.frames_per_latent + self.frames_offset)
+        least = self.frames_per_latent + self.frames_offset
+        return self.group_frames or self.floor_frames(max(self.min_frames, least))
 
     @property
     def frames_rule(self) -> str:
@@ -54,21 +57,23 @@ class Geometry:
     def fits_frames(self, frames: int) -> bool:
         """True where a clip of `frames` can be encoded without a rest."""
         if self.group_frames and frames == 1:
-            return True
-        return 1 <= frames <= self.max_frames and (frames - self._ahead) % self.frames_step == 0
+            return self.min_frames <= 1
+        return self.min_frames <= frames <= self.max_frames and (frames - self._ahead) % self.frames_step == 0
 
     def floor_frames(self, frames: int) -> int:
         """The largest allowed number of frames that is at most `frames`; 0 where none is."""
         count = min(frames, self.max_frames)
         rest = (count - self._ahead) % self.frames_step
         alone = 1 if self.group_frames and frames > 0 else 0
-        return max(alone, count - rest)
+        low = max(alone, count - rest)
+        return low if low >= self.min_frames else 0
 
     def near_frames(self, frames: int) -> str:
         """The allowed numbers below and above, for messages."""
         low = self.floor_frames(frames)
         if not low:
-            return f"{1 if self.group_frames else self.frames_offset or self.frames_per_latent}"
+            least = 1 if self.group_frames else self.frames_offset or self.frames_per_latent
+            return f"{max(self.min_frames, least)}"
         high = low - low % self.frames_step + self.frames_step if self.group_frames else low + self.frames_step
         return f"{low} or {high}" if self.fits_frames(high) else f"{low}"
 

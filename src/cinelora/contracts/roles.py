@@ -34,9 +34,10 @@ class Tower(Protocol):
     "mean" and "logvar", or names of conditions. A tower whose result depends on `rng` says so with a further attribute
     `draws = True`: its entries are then keyed by seed and slot too; one of pictures that previews can do without, with
     `optional = True`, and where the network is to hear that there are none, with `tells_unshown = True` and
-    `unshown(bucket)`, the conditions that say so. A tower of captions may say how long they are, with
-    `tokens(captions) -> list[int]` (each caption's tokens before any are cut, special ones included; no weights are
-    read) and `max_tokens`, how many it keeps; see `CountsTokens`.
+    `unshown(bucket)`, the conditions that say so; one whose pictures can have one to end at, with `takes_end`, or must,
+    with `needs_end`. One of captions may say how long they are, with `tokens(captions) -> list[int]` (each caption's
+    tokens before any are cut, special ones included; no weights are read) and `max_tokens`, how many it keeps; see
+    `CountsTokens`.
     """
 
     name: str

@@ -89,6 +89,10 @@ def _bucket_for(
         things = "pairs" if pair else "images"
         what = "the model takes no pairs of pictures" if pair else "the model takes no single pictures"
         return Problem(what, do=f"leave {things} out of the dataset")
+    if pair and rules.frames and fixed not in rules.frames:
+        said = f"data.frames = {list(rules.frames)}"
+        what = "a pair is a clip of 2 frames: what is between is not known, and copies of its ends would be learned"
+        return Problem(what, found=said, allowed="frames with 2 among them", do="add 2 to data.frames")
     available = num_available(facts, rules, geometry)
     if rules.buckets == "videox" and rules.compat == "easyanimate":
         found = _reference_bucket(facts, available, rules, geometry, _drawing(rng))

@@ -137,8 +137,8 @@ def _copied(path: Path, target: Path) -> str:
 def _write_media(path: Path, records: Sequence[Record], media: MediaHashes) -> None:
     unique = {record.key: record for record in records}
     for record in track(unique.values(), "copying hashes of media", len(unique)):
-        seen = [record] if record.mask is None else [record, replace(record, media=(record.mask,))]
-        for line in (line for one in seen for line in media.portable(one)):
+        beside = (replace(record, media=(file,)) for file in (record.mask, record.tracks) if file is not None)
+        for line in (line for one in (record, *beside) for line in media.portable(one)):
             append_line(path, line)
 
 

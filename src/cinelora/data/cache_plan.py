@@ -21,9 +21,11 @@ from cinelora.base.files import cannot_write
 from cinelora.contracts.flow import Bucket
 from cinelora.data.cache_work import TowerWork
 from cinelora.data.encoding import MOMENTS, Encoding
-from cinelora.data.entries import MASK, entry_path
+from cinelora.data.entries import MASK, TRACKS, entry_path
 
 _BLOCK = 4096
+_WHOLE_BYTES = 4
+"""Of a whole number; tracks keep theirs in every format."""
 _HEADER = 1024
 """What a file takes on top of its tensors, generously."""
 _SAMPLE = 64
@@ -114,7 +116,7 @@ def _need(work: TowerWork, encoding: Encoding, folder: Path) -> Need:
 def _tensor_bytes(names: Sequence[str], bucket: Bucket, encoding: Encoding) -> int | None:
     """Bytes of a clip's tensors; None where a side of one is not declared."""
     width = torch.empty((), dtype=torch_dtype(encoding.dtype)).element_size()
-    sides = {"S": encoding.text_length} if encoding.text_length else {}
+    sides = {"F": bucket.frames} | ({"S": encoding.text_length} if encoding.text_length else {})
     if encoding.geometry is not None:
         sides |= dict(zip("CTHW", encoding.geometry.latent_shape(bucket), strict=True))
     shapes = {**dict.fromkeys(MOMENTS, "C T H W"), MASK: "1 T H W", **(encoding.conditions or {})}
@@ -123,7 +125,8 @@ def _tensor_bytes(names: Sequence[str], bucket: Bucket, encoding: Encoding) -> i
         words = shapes.get(name, "?").split()
         if not all(word.isdigit() or word in sides for word in words):
             return None
-        total += width * math.prod(int(word) if word.isdigit() else sides[word] for word in words)
+        own = _WHOLE_BYTES if name == TRACKS else width
+        total += own * math.prod(int(word) if word.isdigit() else sides[word] for word in words)
     return total
 
 

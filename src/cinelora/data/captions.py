@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cinelora.base.errors import DataError, Problem
 from cinelora.base.seeds import numpy_rng
 from cinelora.data.openings import without_opening
-from cinelora.data.options import SourceOptions
+from cinelora.data.options import DataOptions, SourceOptions
 
 _NO_SPACE_BEFORE = ",.;:!?"
 
@@ -20,8 +20,11 @@ def captions_of(texts: str | Sequence[str], source: SourceOptions, *, key: str) 
     """All captions of an entry, at least one, none twice: lines told apart, openings cut, tags shuffled, words added.
 
     `texts` is one text, or several that say the same; `key` is the record's, which the orders of tags are drawn by.
+    Without captions that is the empty one, as it stands.
     Raises DataError for an empty caption unless the source allows it, and for characters that are none.
     """
+    if source.captions == "none":
+        return ("",)
     given = _lines(texts, source)
     problems = [problem for number, words in enumerate(given, 1) if (problem := _problem(words, number, given, source))]
     if problems:
@@ -31,6 +34,12 @@ def captions_of(texts: str | Sequence[str], source: SourceOptions, *, key: str) 
         trimmed = without_opening(words) if source.trim_openings else words
         captions += [completed(text, source) for text in _orders(trimmed, source, key, number)]
     return tuple(dict.fromkeys(captions))
+
+
+def without_words(options: DataOptions) -> DataOptions:
+    """The same sources for a denoiser that reads no text: no caption is looked for, and none is missed."""
+    plain = {"captions": "none", "empty_caption": "allow"}
+    return options.model_copy(update={"source": [one.model_copy(update=plain) for one in options.source]})
 
 
 def completed(words: str, source: SourceOptions) -> str:

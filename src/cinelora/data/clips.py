@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cinelora.base.errors import DataError, Problem
-from cinelora.contracts.flow import Clip, Slot
+from cinelora.contracts.flow import Clip, Slot, Tracks
 from cinelora.contracts.geometry import Geometry
 from cinelora.data.compat import COMPAT, is_drawn
 from cinelora.data.cut import Cut, cut_of, window_number
@@ -21,6 +21,7 @@ from cinelora.data.facts import check_stated, measured_each, naming
 from cinelora.data.masks import mask_of
 from cinelora.data.options import ClipRules
 from cinelora.data.pixels import as_reference, unit
+from cinelora.data.tracks import control_of, tracks_of
 from cinelora.media.decode import RESIZE, frames_at, pictures_at
 from cinelora.media.probe import MediaFacts
 
@@ -40,13 +41,19 @@ def load_clip(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) ->
         files = zip(record.media, facts, cuts, strict=False)
         parts = [_pixels(slot, path, own, cut, rules) for path, own, cut in files]
     pixels = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-    return Clip(slot, pixels, slot.caption, cuts[0].fps, _mask(slot, facts, cuts))
+    return Clip(slot, pixels, slot.caption, cuts[0].fps, _mask(slot, facts, cuts), tracks_of(slot, facts, cuts))
 
 
 def load_mask(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) -> Clip:
-    """The clip with its mask alone, without pixels: nothing but the mask is decoded. Raises as `load_clip` does."""
+    """The clip with its mask and tracks alone, without pixels: it is not decoded. Raises as `load_clip` does."""
     facts, cuts = _cuts(slot, rules, geometry, seed)
-    return Clip(slot, torch.empty(3, 0, 0, 0), slot.caption, cuts[0].fps, _mask(slot, facts, cuts))
+    unseen = torch.empty(3, 0, 0, 0)
+    return Clip(slot, unseen, slot.caption, cuts[0].fps, _mask(slot, facts, cuts), tracks_of(slot, facts, cuts))
+
+
+def load_control(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) -> Tracks | None:
+    """The control points K N 2 of a pair's tracks on its clip's pixels (`tracks.control_of`). Raises DataError."""
+    return control_of(slot, *_cuts(slot, rules, geometry, seed))
 
 
 def mask_problems(slots: Iterable[Slot], rules: ClipRules, geometry: Geometry, *, seed: int) -> tuple[Problem, ...]:

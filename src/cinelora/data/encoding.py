@@ -19,7 +19,7 @@ from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Clip, Encoded, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Encoder, Tower
-from cinelora.data.entries import MASK, Keys, TowerFacts
+from cinelora.data.entries import MASK, TRACKS, Keys, TowerFacts
 from cinelora.data.mask_tower import MaskTower
 
 MOMENTS = ("mean", "logvar")
@@ -38,7 +38,7 @@ class Encoding:
     """How a slot becomes Encoded: the family's encoder, `load` (data/clips), `transform` (all that decides the pixels
     but the bytes), the stored format, the device, the run's seed, the conditions that the family's card declares, and
     the geometry of its latents (for loss masks; None = records with masks are refused). `load_mask` gives a clip's mask
-    without decoding the clip; None = `load` does.
+    and tracks without decoding the clip; None = `load` does.
     `text_length` is the longest text in tokens, for telling how much disk an entry takes at most. `show` is the
     recipe's: without clips no latents are made, and `geometry` is needed for the zeros in their place.
     """
@@ -74,7 +74,7 @@ class Encoding:
         """The decoded clip, or one without pixels for a tower that reads captions alone."""
         if tower.reads == "caption":
             return Clip(slot, torch.empty(3, 0, 0, 0), slot.caption, 0.0)
-        if MASK in tower.gives and self.load_mask is not None:
+        if self.load_mask is not None and {MASK, TRACKS}.intersection(tower.gives):
             return self.load_mask(slot)
         return self.load(slot)
 

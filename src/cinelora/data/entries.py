@@ -25,6 +25,8 @@ from cinelora.contracts.roles import Tower
 
 MASK = "loss_mask"
 """What the tower of loss masks gives, and no other tower may."""
+TRACKS = "tracks"
+"""What towers of tracks give (`nets.tracks`); it depends on the tracks' file, too."""
 FORM = "cinelora-cache-2"
 """Part of every key: a change of what entries hold gets another word here, and nothing old is taken for new."""
 _SETTLED_SECONDS = 2.0
@@ -83,6 +85,8 @@ class Keys:
             parts += ["pixels", media_hash(slot.record), self.transform(slot)]
         if MASK in tower.gives and slot.record.mask is not None:
             parts += ["mask", media_hash(replace(slot.record, media=(slot.record.mask,)))]
+        if TRACKS in tower.gives and slot.record.tracks is not None:
+            parts += ["tracks", media_hash(replace(slot.record, media=(slot.record.tracks,)))]
         if tower.draws:
             parts += ["draws", self.seed, slot.name]
         return sha256_text(*parts)

@@ -16,6 +16,7 @@ from cinelora.base.errors import DataError, Problem
 from cinelora.base.workers import each
 from cinelora.contracts.flow import Record
 from cinelora.data.masks import check_mask
+from cinelora.data.tracks import check_tracks
 from cinelora.media.probe import MediaFacts, even_times, probe
 
 _NEEDED = {"video": ("width", "height", "frames", "fps"), "image": ("width", "height")}
@@ -72,6 +73,7 @@ def _facts_or_error(record: Record) -> MediaFacts | DataError:
     try:
         facts = facts_of(record)
         check_mask(record, facts)
+        check_tracks(record, facts)
     except DataError as error:
         return error
     return facts

@@ -186,10 +186,16 @@ class SourceOptions(Options):
         "Ending of the mask that lies beside each clip (CLIP.mp4 with '_mask': CLIP_mask.mp4 or .png): the loss counts "
         "where it is white; empty = no masks. In tar shards it starts with a dot ('.mask': KEY.mask.png).",
     )
-    captions: Literal["files", "names"] = option(
+    track_suffix: str = option(
+        "",
+        "Ending of the file that says where points of each clip go (CLIP.mp4 with '_tracks': CLIP_tracks.npz or .json; "
+        "of a pair, ID_tracks.npz), for variants that take tracks; empty = no tracks.",
+    )
+    captions: Literal["files", "names", "none"] = option(
         "files",
         "Where a folder's captions stand: 'files' = .txt or .caption of the same name, 'names' = the file names "
-        "themselves, with _ and - read as spaces.",
+        "themselves, with _ and - read as spaces, 'none' = nowhere, clips go without words (as they do for variants "
+        "that read no text, whatever stands here).",
         only_if=("reader", ("auto", "folder", "pairs")),
     )
     caption_lines: Literal["one", "each"] = option(

@@ -22,6 +22,7 @@ from cinelora.data.facts import disagreements, is_stated, measured, place_of
 from cinelora.data.looks import cuts, is_black, is_frozen
 from cinelora.data.options import ClipRules, DataOptions
 from cinelora.data.rules import rules_by_source
+from cinelora.data.track_lines import TrackLines, track_lines
 from cinelora.data.window import moments, num_available, num_windows, stretch
 from cinelora.media.glance import Glance, glance
 from cinelora.media.probe import MediaFacts
@@ -54,7 +55,7 @@ class ClipScan:
     `stretch` is the seconds that clips are taken from; `black`, `frozen` and `cuts` (times in it, in seconds) are of
     that stretch. `cuts` is None where frames were too far apart to tell one. `like` is the key of an earlier clip with
     the same pictures (`mirrored` or not), encoded anew or not. `damaged_at` lies beyond the stretch, in seconds; damage
-    within it is a problem, as is whatever kept the clip from being looked into.
+    within it is a problem, as is whatever kept the clip from being looked into. `tracks` lie over the strip's pictures.
     """
 
     key: str
@@ -68,6 +69,7 @@ class ClipScan:
     mirrored: bool = False
     damaged_at: float | None = None
     problems: tuple[Problem, ...] = ()
+    tracks: TrackLines | None = None
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,10 @@ def _look_into(record: Record, frames: int, rules: ClipRules, geometry: Geometry
         facts = measured(record)
         used = used_stretch(facts, frames, rules, geometry)
         look = glance(record.media[0], facts, stretch=used, num_pictures=NUM_PICTURES)
+        scan = _told(record, facts, look, used)
     except DataError as error:
         return _Seen(ClipScan(record.key, problems=tuple(error.problems)))
-    return _told(record, facts, look, used)
+    return _with_pictures(scan, look.pictures, look.picture_times)
 
 
 def used_stretch(facts: MediaFacts, frames: int, rules: ClipRules, geometry: Geometry) -> tuple[float, float]:
@@ -150,8 +153,8 @@ def used_stretch(facts: MediaFacts, frames: int, rules: ClipRules, geometry: Geo
     return float(min(map(np.min, shown))), float(max(map(np.max, shown)))
 
 
-def _told(record: Record, facts: MediaFacts, look: Glance, used: tuple[float, float]) -> _Seen:
-    """What the pictures say of a clip."""
+def _told(record: Record, facts: MediaFacts, look: Glance, used: tuple[float, float]) -> ClipScan:
+    """What the pictures say of a clip. Raises DataError where its tracks cannot be used."""
     inside = (look.times >= used[0] - _LATE) & (look.times <= used[1] + _LATE)
     grey = look.grey[inside] if inside.sum() > 1 else look.grey
     found = [float(look.times[k]) for k in cuts(look.grey)] if look.in_turn else None
@@ -163,10 +166,9 @@ def _told(record: Record, facts: MediaFacts, look: Glance, used: tuple[float, fl
         frozen=facts.kind == "video" and is_frozen(grey),
         cuts=None if found is None else tuple(t for t in found if used[0] + _LATE < t <= used[1] + _LATE),
         problems=_stated_wrongly(record, facts),
+        tracks=track_lines(record, facts, look.picture_times),
     )
-    if look.broken_at is not None:
-        scan = _damaged(scan, record, look.broken_at)
-    return _with_pictures(scan, look.pictures, look.picture_times)
+    return scan if look.broken_at is None else _damaged(scan, record, look.broken_at)
 
 
 def _seen_pair(record: Record) -> _Seen:
@@ -174,8 +176,10 @@ def _seen_pair(record: Record) -> _Seen:
     looks = [glance(path, measured(replace(record, media=(path,))), stretch=(0, 0)) for path in record.media]
     pictures = [picture for look in looks for picture in look.pictures]
     grey = np.concatenate([look.grey for look in looks])
-    scan = ClipScan(record.key, num_frames_seen=len(grey), black=is_black(grey), frozen=is_frozen(grey))
-    return _with_pictures(scan, pictures, [float(number) for number in range(len(pictures))])
+    times = [float(number) for number in range(len(pictures))]
+    tracks = track_lines(record, measured(record), times)
+    scan = ClipScan(record.key, num_frames_seen=len(grey), black=is_black(grey), frozen=is_frozen(grey), tracks=tracks)
+    return _with_pictures(scan, pictures, times)
 
 
 def _stated_wrongly(record: Record, facts: MediaFacts) -> tuple[Problem, ...]:

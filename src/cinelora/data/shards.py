@@ -98,6 +98,9 @@ def check_stream(options: DataOptions, folder: Path, *, epochs: float | None) ->
             what = "a mask in a shard is a file of its sample, whose name goes on after a dot"
             where, do = f"data.source.{number}.mask_suffix", "name masks KEY.mask.png and set mask_suffix = '.mask'"
             problems.add(what, found=repr(suffix), allowed="such as '.mask'", where=where, do=do)
+        if source.track_suffix:
+            what, where = "shards cannot have tracks", f"data.source.{number}.track_suffix"
+            problems.add(what, found=repr(source.track_suffix), where=where, do="unpack them into a folder")
     problems.raise_if_any()
 
 

@@ -56,3 +56,10 @@ class ModelOptions(Options):
         ge=0,
         lt=1,
     )
+    motion_bucket: float = option(
+        127.0,
+        "how much motion clips are said to have, for variants that are told so (Framer): 127 is what Stable Video "
+        "Diffusion is usually asked for; previews are told the same",
+        ge=0,
+        le=511,
+    )

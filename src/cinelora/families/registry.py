@@ -10,12 +10,13 @@ from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder
 from cinelora.families.cogvideox.card import CARD as COGVIDEOX
 from cinelora.families.easyanimate.card import CARD as EASYANIMATE
 from cinelora.families.fake.card import CARD as FAKE
+from cinelora.families.framer.card import CARD as FRAMER
 from cinelora.families.wan.card import CARD as WAN
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, EASYANIMATE, FAKE)}
+FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, EASYANIMATE, FRAMER, FAKE)}
 HIDDEN = ("fake",)
 """Families for tests, not shown to users."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cinelora.base.errors import Problem, RunError
@@ -84,16 +85,49 @@ def prove(
         check_loaded(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
     else:
         apply(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
+    return _compared(denoiser, base, probe, what=f"{layout.name} file", where=str(path))
+
+
+def prove_read(
+    file: AdapterFile | None, probe: Probe, *, reopen: Callable[[], Denoiser], bare: Callable[[], Denoiser], where: str
+) -> Proof:
+    """The same for what was read already: an adapter, or None where only whole parts learned.
+
+    `reopen` opens the base with the written weights of those parts in it, `bare` without. Raises RunError.
+    """
+    denoiser = bare()
+    base = answer(denoiser, probe.x, probe.t, probe.conditions)
+    denoiser = reopen()
+    if file is not None:
+        apply(denoiser.parts(), file, where=where)
+    return _compared(denoiser, base, probe, what="folder", where=where)
+
+
+def fill_parts(parts: Mapping[str, nn.Module], written: Mapping[str, Path]) -> None:
+    """Put written weights into whole parts, in fp32 as they were trained. Raises RunError where they do not fit."""
+    for part, path in written.items():
+        module, tensors = parts[part].float(), load_file(path)
+        own = module.state_dict()
+        wrong = [name for name in own.keys() | tensors.keys() if name not in own or name not in tensors]
+        wrong += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+        if wrong:
+            what = f"the written weights of part {part!r} do not fit it"
+            raise RunError(Problem(what, found=", ".join(sorted(wrong)[:4]), where=str(path)))
+        module.load_state_dict(tensors)
+
+
+def _compared(denoiser: Denoiser, base: Tensor, probe: Probe, *, what: str, where: str) -> Proof:
+    """How far the reloaded denoiser's answer is off. Raises RunError where that is more than rounding."""
     found = answer(denoiser, probe.x, probe.t, probe.conditions)
     proof = Proof(_norm(found - probe.expected), _norm(probe.expected - base))
     allowed = SHARE_OF_EFFECT * proof.effect + _rounding(denoiser) * _norm(probe.expected)
     if not proof.difference <= allowed:
         raise RunError(
             Problem(
-                f"the saved {layout.name} file does not give what was trained",
-                found=f"output off by {proof.difference:.3g}; the adapter's effect is {proof.effect:.3g}",
+                f"the saved {what} does not give what was trained",
+                found=f"output off by {proof.difference:.3g}; the effect of the training is {proof.effect:.3g}",
                 allowed=f"up to {allowed:.3g}",
-                where=str(path),
+                where=where,
                 do="keep the checkpoint and report this: the file must not be shared",
             )
         )

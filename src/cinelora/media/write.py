@@ -1,11 +1,11 @@
-"""Owns the writing of pictures: mp4 files that every browser plays, and png files. Whole or absent.
+"""Owns the writing of pictures: mp4 files that every browser plays, gif and png files. Whole or absent.
 
 In: pixels uint8. Out: files.
 """
 
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -40,6 +40,17 @@ def write_mp4(path: Path, pixels: NDArray[np.uint8], fps: float) -> None:
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write H W 3. Raises RunError where the disk is full or read-only."""
     write_whole(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+
+
+def write_gif(path: Path, pixels: NDArray[np.uint8], fps: float) -> None:
+    """Write F H W 3 as an endless GIF of 256 colours; its clock counts hundredths of a second.
+
+    Raises RunError where the disk is full or read-only.
+    """
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    hundredths = max(2, round(100 / fps))  # browsers slow down what is faster
+    settings: dict[str, Any] = {"save_all": True, "append_images": pictures[1:], "duration": 10 * hundredths, "loop": 0}
+    write_whole(path, lambda temporary: pictures[0].save(temporary, format="GIF", **settings))
 
 
 def _encode(path: Path, pixels: NDArray[np.uint8], fps: float) -> None:

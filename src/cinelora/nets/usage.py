@@ -1,6 +1,7 @@
 """Owns the lines that sample with an adapter in diffusers, as model cards show them. Text alone."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 
 def diffusers_usage(*, picture: bool = False, loading: str = "", loading_second: str = "") -> str:
@@ -51,3 +52,15 @@ def with_few_steps(usage: str, lines: str) -> str:
     """A template of `diffusers_usage` with these lines ahead of the sampling."""
     before, sampling, after = usage.partition("video = pipe(")
     return f"{before.rstrip()}\n{lines}\n{sampling}{after}" if sampling else usage
+
+
+def with_folders(usage: str, folders: Collection[str]) -> str:
+    """A template whose lines marked "?NAME: " stay where a run left that folder, and "!NAME: " where it did not."""
+    kept = []
+    for line in usage.splitlines():
+        mark = re.match(r"([?!])(\w+): ?", line)
+        if mark is None:
+            kept.append(line)
+        elif (mark[2] in folders) == (mark[1] == "?"):
+            kept.append(line[mark.end() :])
+    return "\n".join(kept)

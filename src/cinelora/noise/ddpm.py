@@ -61,11 +61,11 @@ class Ddpm:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
         u = self.timesteps.draw(len(clean), rng)
         noise = noise_like(clean, rng, shared=self.options.frame_share)
-        return self.mix(clean, noise, self._whole(u))
+        return self.mix(clean, noise, self.whole(u))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
         """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
-        return self.mix(clean, noise_like(clean, rng), self._whole(self.timesteps.at(t.to("cpu"))))
+        return self.mix(clean, noise_like(clean, rng), self.whole(self.timesteps.at(t.to("cpu"))))
 
     def mix(self, clean: Tensor, noise: Tensor, level: Tensor) -> Noised:
         """x = sqrt(a) clean + sqrt(1 - a) noise in fp32, at whole levels B; all draws are given.
@@ -116,7 +116,8 @@ class Ddpm:
         """The levels B that times t B are those of, on the CPU."""
         return torch.searchsorted(self.levels, t.to("cpu").long())
 
-    def _whole(self, u: Tensor) -> Tensor:
+    def whole(self, u: Tensor) -> Tensor:
+        """Places u in [0, 1] as whole levels, int64."""
         return (u.double() * len(self.levels)).long().clamp(0, len(self.levels) - 1)
 
     def _weight(self, alpha: Tensor) -> Tensor:

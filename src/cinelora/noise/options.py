@@ -16,16 +16,42 @@ _ON_TABLE = ("kind", ("ddpm", "sigma"))
 class NoiseOptions(Options):
     """Noise level sigma lies in [0, 1]: 0 is the clean clip, 1 is noise alone."""
 
-    kind: Literal["flow", "ddpm", "sigma"] = option(
+    kind: Literal["flow", "ddpm", "sigma", "edm"] = option(
         "flow",
         "the process, which the base was trained with: `flow` mixes clip and noise on a straight line and learns the "
         "way from clip to noise; `ddpm` goes over a table of 1000 levels; `sigma` goes over one, too, and the base "
-        "predicts the noise and how sure it is; the variant's own unless set",
+        "predicts the noise and how sure it is; `edm` adds noise of any level, as Stable Video Diffusion; the "
+        "variant's own unless set",
     )
     prediction: Literal["v", "eps", "x0"] = option(
         "v",
-        "what the base predicts: velocity, the noise, or the clip; the variant's own unless set",
-        only_if=("kind", ("ddpm",)),
+        "what the base predicts: velocity, the noise, or the clip; the variant's own unless set (`edm`: v, or eps with "
+        "compat)",
+        only_if=("kind", ("ddpm", "edm")),
+    )
+    p_mean: float = option(
+        0.7,
+        "mean of ln sigma, from which levels are drawn: sigma = exp(p_mean + p_std n), n normal; more noise for more "
+        "frames; the variant's own unless set; no effect under compat",
+        only_if=("kind", ("edm",)),
+    )
+    p_std: float = option(
+        1.6,
+        "deviation of ln sigma; the variant's own unless set; no effect under compat",
+        only_if=("kind", ("edm",)),
+        gt=0,
+    )
+    compat: Literal["none", "ddpm"] = option(
+        "none",
+        "`ddpm` learns as FramerTurbo's training script does (a table of 1000 levels with whole times, given latents "
+        "scaled, fixed ids), which is not how the base was trained: to compare with, not for results",
+        only_if=("kind", ("edm",)),
+    )
+    noise_offset: float = option(
+        0.05,
+        "deviation of what is added to all noise of a frame at once, as the script does",
+        only_if=("compat", ("ddpm",)),
+        ge=0,
     )
     betas: Literal["scaled_linear", "linear"] = option(
         "scaled_linear",
@@ -84,6 +110,7 @@ class NoiseOptions(Options):
     timesteps: Literal["uniform", "logit_normal", "mode", "cosmap"] = option(
         "uniform",
         "how u is drawn before the shift: `uniform`; `logit_normal` prefers the middle; `mode` and `cosmap` as in SD3",
+        only_if=("kind", ("flow", "ddpm")),
     )
     logit_mean: float = option(
         0.0, "mean of the normal under `logit_normal`; above 0 prefers noise", only_if=("timesteps", ("logit_normal",))
@@ -112,8 +139,20 @@ class NoiseOptions(Options):
         "GPU)",
         only_if=("stratified", (True,)),
     )
-    t_min: float = option(0.0, "lowest noise level that is trained, after the shift (included)", ge=0, lt=1)
-    t_max: float = option(1.0, "highest noise level that is trained, after the shift (left out)", gt=0, le=1)
+    t_min: float = option(
+        0.0,
+        "lowest noise level that is trained, after the shift (included)",
+        only_if=("kind", ("flow", "ddpm")),
+        ge=0,
+        lt=1,
+    )
+    t_max: float = option(
+        1.0,
+        "highest noise level that is trained, after the shift (left out)",
+        only_if=("kind", ("flow", "ddpm")),
+        gt=0,
+        le=1,
+    )
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
         "none",
         "what a clip's loss is multiplied by: `none` 1; `sigma_sqrt` sigma^-2; "
@@ -143,6 +182,16 @@ class NoiseOptions(Options):
             raise ValueError(
                 "weighting = 'sigma_sqrt' divides by sigma^2, which has no mean down to sigma = 0: "
                 "set t_min above 0 (0.001 is the lowest point of a table of 1000 times)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _edm_predicts_velocity(self) -> "NoiseOptions":
+        allowed = ("v", "eps") if self.compat == "ddpm" else ("v",)
+        if self.kind == "edm" and self.prediction not in allowed:
+            raise ValueError(
+                f"prediction = {self.prediction!r} does not go with kind = 'edm' and compat = {self.compat!r}: "
+                f"use {' or '.join(map(repr, allowed))}"
             )
         return self
 

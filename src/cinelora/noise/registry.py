@@ -2,11 +2,17 @@
 
 from cinelora.contracts.roles import Process
 from cinelora.noise.ddpm import Ddpm
+from cinelora.noise.edm import Edm
 from cinelora.noise.flow import Flow
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.sigma import Sigma
 
-PROCESSES: dict[str, type[Flow] | type[Ddpm] | type[Sigma]] = {"flow": Flow, "ddpm": Ddpm, "sigma": Sigma}
+PROCESSES: dict[str, type[Flow] | type[Ddpm] | type[Sigma] | type[Edm]] = {
+    "flow": Flow,
+    "ddpm": Ddpm,
+    "sigma": Sigma,
+    "edm": Edm,
+}
 
 
 def open_process(options: NoiseOptions, *, rank: int = 0, world: int = 1) -> Process:

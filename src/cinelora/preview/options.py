@@ -81,10 +81,12 @@ class PreviewOptions(Options):
         "guidance where that is set.",
         ge=0.0,
     )
-    guidance_schedule: Literal["constant", "cosine"] = option(
+    guidance_schedule: Literal["constant", "cosine", "frames"] = option(
         "constant",
         help="How guidance goes over the walk: constant, or cosine = the dynamic guidance of CogVideoX's pipelines, "
-        "1 + G (1 - cos(pi ((N - t) / N)^5)) / 2 at time t of N steps.",
+        "1 + G (1 - cos(pi ((N - t) / N)^5)) / 2 at time t of N steps; or over the clip: frames = evenly from 1 in its "
+        "first latent frame to G in its last, as Stable Video Diffusion's and Framer's pipelines do. The variant's "
+        "card has its own default.",
     )
     sampler: SamplerName = option(
         "unipc",

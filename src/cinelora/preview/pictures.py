@@ -52,6 +52,9 @@ def check_pictures(encoder: Encoder, num_pictures: int, num_ends: int = 0, *, fr
     if num_pictures and not blind:
         what, do = "this variant takes no pictures to start from", "remove preview.images, or take a variant that does"
         problems.add(what, found=f"{num_pictures} in preview.images", where="preview.images", do=do)
+    if num_pictures and not num_ends and any(getattr(tower, "needs_end", False) for tower in blind):
+        what, do = "this variant draws what lies between two pictures", "name pictures to end at in preview.end_images"
+        problems.add(what, found="none to end at", where="preview.end_images", do=do)
     if num_pictures and frames == 1 and takes_ends(encoder):
         what, do = (
             "a preview of one frame leaves nothing to draw behind its picture",

@@ -59,10 +59,10 @@ class Walk:
     def guidance_at(self, t: float) -> float:
         """The guidance at time t: g, or CogVideoX's 1 + g (1 - cos(pi ((N - t) / N)^5)) / 2 with N steps.
 
-        The latter takes t as its pipelines do, in [0, 1000) whatever N is, so that it swings; kept, since published
-        samples were made with it.
+        Where it rises over frames, that of the last one. CogVideoX's takes t as its pipelines do, in [0, 1000) whatever
+        N is, so that it swings; kept, since published samples were made with it.
         """
-        if self.guidance_schedule == "constant":
+        if self.guidance_schedule != "cosine":
             own = self.low_noise_guidance if t < self.boundary else None
             return self.guidance if own is None else own
         part = (self.num_steps - t) / self.num_steps
@@ -144,7 +144,10 @@ class _Guided:
         if self.blank is None or guidance == 1:
             return conditioned
         blank = self.denoiser.predict(x, t, self.blank).float()
-        return blank + guidance * (conditioned - blank)
+        weights: float | Tensor = guidance
+        if self.how.guidance_schedule == "frames":
+            weights = torch.linspace(1, guidance, x.shape[2]).to(x.device).view(1, 1, -1, 1, 1)
+        return blank + weights * (conditioned - blank)
 
 
 def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) -> Tensor:

@@ -31,9 +31,9 @@ class DataFacts:
     """What is known of a data.
 
     `entries` are the plan's rows as tables, with "captions" and "tokens" (lists), "tasks" (tables of PROBLEM_COLUMNS)
-    and, where a clip was looked into, "strip", "stretch" and "cuts". `token_limit` is how many tokens the text encoder
-    reads, 0 where they were not counted; `stops` says that errors keep the training from starting; `warnings` are about
-    the dataset as a whole.
+    and, where a clip was looked into, "strip", "stretch", "cuts" and "tracks". `token_limit` is how many tokens the
+    text encoder reads, 0 where they were not counted; `stops` says that errors keep the training from starting;
+    `warnings` are about the dataset as a whole.
     """
 
     name: str
@@ -185,12 +185,20 @@ def _card(entry: Mapping[str, Any], row: ClipRow, data: DataFacts) -> Markup:
         tag("div", tag("h3", row.key), tag("span", row.status, class_="pill " + tone_of(row)), class_="top"),
         tag("p", *way, class_="way") if said or becomes else None,
         tag("p", _lost(row, entry.get("stretch")), class_="quiet") if row.frames_used else None,
+        _tracks(entry),
         _captions(entry, data.token_limit),
         _tasks_list(entry),
         class_="clipcard",
         data_kind=_kind(entry),
         title=row.where or None,
     )
+
+
+def _tracks(entry: Mapping[str, Any]) -> Markup | None:
+    """How many tracks a clip has; those that move most are drawn over its strip."""
+    tracks = entry.get("tracks")
+    count = tracks.get("count") if isinstance(tracks, Mapping) else None
+    return None if count is None else tag("p", _said(int(count), "track"), class_="quiet")
 
 
 def _lost(row: ClipRow, stretch: Any) -> str:

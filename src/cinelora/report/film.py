@@ -1,6 +1,6 @@
-"""Owns the strip of a clip's pictures: the image, and drawn over it what is cropped away and what is not used.
+"""Owns the strip of a clip's pictures: the image, and drawn over it what is cropped away, what is not used, tracks.
 
-In: a clip's table with "strip", its row. Out: `Markup`.
+In: a clip's table with "strip" and maybe "tracks", its row. Out: `Markup`.
 """
 
 import re
@@ -26,7 +26,8 @@ def film(entry: Mapping[str, Any], row: ClipRow) -> Markup | None:
     shown = ", ".join(f"{time:.1f} s" for time in times)
     used = list(strip.get("used") or [True] * len(times))
     picture = tag("img", src=image, alt=f"pictures at {shown}", width=width, height=height, loading="lazy")
-    return tag("div", picture, _overlay(width, height, used, _share(row)), class_="film", style=f"max-width:{width}px")
+    over = _overlay(width, height, used, _share(row), _tracks(entry, width, height))
+    return tag("div", picture, over, class_="film", style=f"max-width:{width}px")
 
 
 def _share(row: ClipRow) -> tuple[float, float, float, float]:
@@ -39,7 +40,30 @@ def _share(row: ClipRow) -> tuple[float, float, float, float]:
     return clamped[0], clamped[1], clamped[2], clamped[3]
 
 
-def _overlay(width: int, height: int, used: Sequence[bool], crop: tuple[float, float, float, float]) -> Markup:
+def _tracks(entry: Mapping[str, Any], width: int, height: int) -> list[Markup]:
+    """The lines of tracks, each with a dot where its point is in that picture; a track keeps no colour of its own."""
+    tracks = entry.get("tracks")
+    pictures = tracks.get("pictures") if isinstance(tracks, Mapping) else None
+    if not pictures:
+        return []
+    wide = width / len(pictures)
+    lines = [
+        [(wide * (k + float(x)), height * float(y)) for x, y in line]
+        for k, lines in enumerate(pictures)
+        for line in lines
+    ]
+    trail = "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) for line in lines if len(line) > 1)
+    dots = [tag("circle", cx=f"{line[-1][0]:.1f}", cy=f"{line[-1][1]:.1f}", r=2.5, class_="point") for line in lines]
+    return [*([tag("path", d=trail, class_="trail")] if trail else []), *dots]
+
+
+def _overlay(
+    width: int,
+    height: int,
+    used: Sequence[bool],
+    crop: tuple[float, float, float, float],
+    tracks: Sequence[Markup] = (),
+) -> Markup:
     """Shade over the whole strip with a hole where a picture is used, a line around each hole, lines between pictures.
 
     Holes are made by the even-odd rule: a point within two outlines is outside.
@@ -57,6 +81,7 @@ def _overlay(width: int, height: int, used: Sequence[bool], crop: tuple[float, f
         tag("path", d=_box(0, 0, width, height) + "".join(holes), class_="shade", fill_rule="evenodd"),
         None if whole or not holes else tag("path", d="".join(holes), class_="crop"),
         tag("path", d=between, class_="between") if between else None,
+        *tracks,
         viewBox=f"0 0 {width} {height}",
         preserveAspectRatio="none",
         aria_hidden="true",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cinelora.nets.usage import with_few_steps
+from cinelora.nets.usage import with_few_steps, with_folders
 from cinelora.report.few_steps import few_steps
 from cinelora.report.run_folder import AdapterFacts, Run
 
@@ -16,17 +16,18 @@ NUM_SAMPLES = 4
 """Videos that a card shows."""
 
 
-def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, Any]) -> str:
-    """The card of a finished run. `usage` is a template with `numbers` and {base}, {repository}, {file}, {prompt}.
+def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, Any], base: str = "") -> str:
+    """The card of a finished run on `base`.
 
+    `usage` is a template with `numbers` and {base}, {repository}, {file}, {prompt}.
     {second_file} is that of the second expert of a run that has two.
     """
     files = [one for one in run.adapters if one.layout == "diffusers" and ".best." not in one.path.name]
     adapter = files[0] if files else None
-    facts = dict(adapter.metadata) if adapter else {}
-    base, samples = facts.get("base", ""), shown_samples(run)
+    facts = dict(adapter.metadata) if adapter else {**_stated(run), "base": base}
+    base, samples = facts.get("base", base), shown_samples(run)
     prompt = run.prompts[0].text if run.prompts else "a prompt like the captions of the training"
-    lines = [*_front(run, facts, samples), f"# {run.name}", "", _what(facts), ""]
+    lines = [*_front(run, facts, samples), f"# {run.name}", "", _what(run, facts), ""]
     if samples:
         lines += ["## Samples", ""]
         for number, text in zip(samples, _texts(run, samples), strict=True):
@@ -39,10 +40,12 @@ def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, An
     few = few_steps(run.recipe)
     if few:
         usage, numbers = with_few_steps(usage, few.lines), {**numbers, "num_steps": len(few.times)}
-    if usage and adapter:
-        words = {"base": base, "repository": repository, "file": adapter.path.name, "prompt": json.dumps(prompt)}
-        words["second_file"] = files[-1].path.name
+    if usage and (adapter or run.folders):
+        words = {"base": base, "repository": repository, "prompt": json.dumps(prompt)}
+        words |= {"file": files[0].path.name, "second_file": files[-1].path.name} if files else {}
+        usage = with_folders(usage, {one.path.name for one in run.folders})
         lines += ["## Use", "", "```python", usage.format(**{**words, **numbers}).strip(), "```", ""]
+    if usage and adapter and not run.folders:
         lines += ["The file states its own strength (alpha / rank), which diffusers applies: no scaling by hand.", ""]
     lines += ["## Training", "", *_training(run, adapter, facts), ""]
     return "\n".join(lines)
@@ -66,7 +69,8 @@ def _plain(text: str) -> str:
 def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path]) -> list[str]:
     base = facts.get("base", "")
     from_picture = any(word in facts.get("variant", "") for word in ("i2v", "-inp"))
-    task = "image-to-video" if from_picture else "text-to-video"
+    # Folders are Framer's, which goes from one picture to another.
+    task = "image-to-video" if from_picture or run.folders else "text-to-video"
     tags = [task, "lora", "diffusers", "cinelora", *filter(None, [facts.get("family", "")])]
     lines = ["---", f"library_name: {json.dumps('diffusers')}", f"pipeline_tag: {json.dumps(task)}"]
     if base.count("/") == 1 and not base.startswith(("/", ".")):
@@ -79,8 +83,18 @@ def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path]) -> l
     return [*lines, "---", ""]
 
 
-def _what(facts: Mapping[str, str]) -> str:
+def _stated(run: Run) -> dict[str, str]:
+    """What the recipe says of the model, where no adapter does."""
+    model = run.recipe.get("model")
+    stated = model if isinstance(model, Mapping) else {}
+    return {name: str(stated.get(name, "")) for name in ("family", "variant")}
+
+
+def _what(run: Run, facts: Mapping[str, str]) -> str:
     model = "/".join(filter(None, (facts.get("family"), facts.get("variant"))))
+    whole = [f"`{one.path.name}/`" for one in run.folders if not one.is_peft]
+    if whole and not run.adapters:
+        return f"Weights of {' and '.join(whole)} for {model}, trained with cinelora."
     return f"A LoRA for {model or 'a video diffusion model'}, trained with cinelora."
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cinelora.report.events import Event
 from cinelora.report.few_steps import few_steps
 from cinelora.report.markup import Markup, tag
-from cinelora.report.run_folder import AdapterFacts, Run
+from cinelora.report.run_folder import AdapterFacts, FolderFacts, Run
 
 MB = 1_000_000
 MOST_EVENTS = 60
@@ -17,13 +17,13 @@ MOST_EVENTS = 60
 
 def files_section(run: Run) -> Markup:
     """Each adapter, and how ComfyUI, diffusers and this project load it."""
-    if not run.adapters:
+    if not run.adapters and not run.folders:
         inside: list[Markup | None] = [tag("p", "No adapter has been written yet.", class_="quiet")]
     else:
-        said = tag(
-            "p", "The same adapter in each layout. The lines below are meant for inside the run folder.", class_="lead"
-        )
-        inside = [said, tag("div", *(_file(one) for one in run.adapters), class_="files"), *_loading(run)]
+        what = "What was trained, as each reader takes it." if run.folders else "The same adapter in each layout."
+        said = tag("p", f"{what} The lines below are meant for inside the run folder.", class_="lead")
+        files = [*map(_folder, run.folders), *map(_file, run.adapters)]
+        inside = [said, tag("div", *files, class_="files"), *(_folders(run) if run.folders else _loading(run))]
     return tag("section", tag("h2", "Files"), *inside, id="files")
 
 
@@ -38,6 +38,28 @@ def _file(one: AdapterFacts) -> Markup:
         tag("span", ", ".join(known)) if known else None,
         class_="file",
     )
+
+
+def _folder(one: FolderFacts) -> Markup:
+    kind = "adapter for peft" if one.is_peft else "whole weights with their configuration"
+    return tag("div", tag("b", f"{one.path}/"), tag("span", f"{kind}, {size(one.size_bytes)}"), class_="file")
+
+
+def _folders(run: Run) -> list[Markup]:
+    """How folders are loaded by peft, and drawn with here."""
+    pieces = []
+    for one in run.folders:
+        if one.is_peft:
+            part = one.path.name.removesuffix("_lora")
+            lines = ["from peft import PeftModel", f"{part} = PeftModel.from_pretrained({part}, {str(one.path)!r})"]
+            pieces.append(_way("peft", "\n".join([*lines, f"{part} = {part}.merge_and_unload()"]), None))
+    control = " --controlnet ." if any(one.path.name == "controlnet" for one in run.folders) else ""
+    steer = " --steer tracks" if any(one.path.name.startswith("controlnet") for one in run.folders) else ""
+    model = run.recipe.get("model")
+    stated = model if isinstance(model, Mapping) else {}
+    name = f"{stated.get('family')}/{stated.get('variant')}"
+    lora = " --lora ." if any(one.is_peft for one in run.folders) else ""
+    return [*pieces, _way("cinelora", f"cinelora interpolate PAIRS --model {name}{lora}{control}{steer}", None)]
 
 
 def size(size_bytes: int) -> str:

@@ -46,8 +46,17 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True)
+class FolderFacts:
+    """One folder of final/: its place below the run folder, bytes, whether it is peft's or holds whole weights."""
+
+    path: Path
+    size_bytes: int
+    is_peft: bool
+
+
+@dataclass(frozen=True)
 class Run:
-    """All that a run folder says of itself."""
+    """All that a run folder says of itself; `folders` are those of final/, of families whose tools read such."""
 
     folder: Path
     name: str
@@ -61,6 +70,7 @@ class Run:
     after: list[SampleSet]
     versions: Mapping[str, str]
     adapters: list[AdapterFacts]
+    folders: list[FolderFacts]
     demo: Mapping[str, Any] | None
     notes: list[str]
 
@@ -89,6 +99,7 @@ def read_run(folder: Path) -> Run:
         after=_after(folder / "samples", notes),
         versions=_json(folder / "versions.json", dict, notes) or {},
         adapters=[_adapter(folder, path) for path in sorted((folder / "adapter").glob("*.safetensors"))],
+        folders=[_folder(folder, path) for path in sorted((folder / "final").glob("*")) if path.is_dir()],
         demo=_json(folder / "demo.json", dict, None),
         notes=notes,
     )
@@ -182,3 +193,8 @@ def _damaged(path: Path, found: str) -> RunError:
     return RunError(
         Problem(f"{path.name} of the run is damaged", found=found, where=str(path), do="put it back, or take it away")
     )
+
+
+def _folder(folder: Path, path: Path) -> FolderFacts:
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return FolderFacts(path.relative_to(folder), size, (path / "adapter_config.json").is_file())

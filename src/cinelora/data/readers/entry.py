@@ -19,6 +19,7 @@ from cinelora.data.captions import captions_of, is_text
 from cinelora.data.options import SourceOptions
 from cinelora.media.container import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cinelora.media.probe import is_image
+from cinelora.media.track_file import TRACK_SUFFIXES
 
 SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES
 _WORDS_IN_KEY = 24
@@ -60,6 +61,7 @@ class Entries:
         except CineloraError as error:
             problems += [at(problem, where) for problem in error.problems]
         mask = self._mask(files[0], where, problems)
+        tracks = self._tracks(files[0].with_name(Path(inside).name) if len(files) > 1 else files[0], where, problems)
         if problems:
             return self.left_out(where, *problems)
         kind: Kind = "pair" if len(files) > 1 else "image" if is_image(files[0]) else "video"
@@ -75,6 +77,7 @@ class Entries:
             caption_dropout=self.source.caption_dropout,
             mask=mask,
             repeats=self.source.repeats * (self.source.video_repeats if kind == "video" else 1),
+            tracks=tracks,
         )
 
     def caption(self, text: str | Sequence[str], *, where: str) -> Record | LeftOut:
@@ -129,6 +132,21 @@ class Entries:
         )
         return None
 
+    def _tracks(self, clip: Path, where: str, problems: list[Problem]) -> Path | None:
+        """The file of tracks beside a clip (of a pair: named like its id), where the source has tracks."""
+        suffix = self.source.track_suffix
+        if not suffix:
+            return None
+        stem = (clip.stem if clip.suffix.lower() in SUFFIXES else clip.name) + suffix
+        files = [file for file in (clip.with_name(stem + ending) for ending in TRACK_SUFFIXES) if file.is_file()]
+        if len(files) == 1:
+            return files[0]
+        do = "keep one of them" if files else "put one beside it, or move clips without tracks to another source"
+        what = "the clip has two files of tracks" if files else "the clip has no tracks"
+        found, allowed = ", ".join(file.name for file in files), " or ".join(stem + end for end in TRACK_SUFFIXES)
+        problems.append(Problem(what, found=found, allowed=allowed, where=where, do=do))
+        return None
+
     def _media_beside(self, folder: Path) -> dict[str, list[Path]]:
         """Media files of a folder by their stems; each folder is listed once."""
         if folder not in self._beside:
@@ -143,6 +161,12 @@ class Entries:
 def at(problem: Problem, where: str) -> Problem:
     """The same problem with its place."""
     return replace(problem, where=where)
+
+
+def is_tracks(file: Path, source: SourceOptions) -> bool:
+    """True for files of tracks, as the source names them."""
+    suffix = source.track_suffix
+    return bool(suffix) and file.suffix in TRACK_SUFFIXES and file.stem.endswith(suffix)
 
 
 def text_of(path: Path) -> tuple[str, Problem | None]:

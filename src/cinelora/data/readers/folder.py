@@ -2,7 +2,7 @@
 
 In: a folder. Out: records in the order of their paths. Hidden files and folders are passed over; files that are
 neither media nor captions nor masks of media are named in the log. Captions may also be the file names themselves, with
-underscores and dashes read as spaces and nothing else changed.
+underscores and dashes read as spaces and nothing else changed; or there are none.
 """
 
 import os
@@ -16,7 +16,7 @@ from cinelora.base.errors import DataError, Problem
 from cinelora.base.log import logger
 from cinelora.contracts.flow import LeftOut, Record
 from cinelora.data.options import SourceOptions
-from cinelora.data.readers.entry import SUFFIXES, Entries, text_of
+from cinelora.data.readers.entry import SUFFIXES, Entries, is_tracks, text_of
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 _OURS = ({"events.jsonl", "recipe.toml"}, {"report.html", "problems.csv", "clips.json"})
@@ -53,9 +53,17 @@ class FolderReader:
             )
         captions = _captions(files) if self.source.captions == "files" else {}
         self._tell_unused(files, media, masks, captions)
-        tables = [file.name for file in files if file.parent == self.path and file.suffix.lower() in _TABLES]
+        tables = [
+            file.name
+            for file in files
+            if file.parent == self.path and file.suffix.lower() in _TABLES and not is_tracks(file, self.source)
+        ]
         for file in media:
             yield self._entry(file, captions, tables)
+
+    def _is_unasked(self, file: Path) -> bool:
+        """True for captions of a source that has none."""
+        return self.source.captions == "none" and file.suffix.lower() in CAPTION_SUFFIXES
 
     def _is_mask(self, file: Path) -> bool:
         suffix = self.source.mask_suffix
@@ -65,6 +73,8 @@ class FolderReader:
         inside = media.relative_to(self.path).as_posix()
         if self.source.captions == "names":
             return self.entries.make(media, inside, text=re.sub("[_-]+", " ", media.stem), where=str(media))
+        if self.source.captions == "none":
+            return self.entries.make(media, inside, text="", where=str(media))
         beside = captions.get(media.with_suffix(""), [])
         if len(beside) != 1:
             names = " or ".join(media.with_suffix(suffix).name for suffix in CAPTION_SUFFIXES)
@@ -84,8 +94,9 @@ class FolderReader:
         """Name in the log the files that nothing is made of, and the masks of no clip."""
         stems = {file.with_suffix("") for file in media}
         known = {file for stem, texts in captions.items() if stem in stems for file in texts}
-        known |= masks | set(media)
-        self._tell("neither media nor captions of media", (file for file in files if file not in known))
+        known |= masks | set(media) | {file for file in files if is_tracks(file, self.source)}
+        unread = (file for file in files if file not in known and not self._is_unasked(file))
+        self._tell("neither media nor captions of media", unread)
         end = -len(self.source.mask_suffix)
         self._tell("masks of no clip", sorted(mask for mask in masks if mask.with_name(mask.stem[:end]) not in stems))
 

@@ -13,7 +13,7 @@ from cinelora.base.errors import DataError, Problem, nearest
 from cinelora.base.log import logger
 from cinelora.contracts.flow import LeftOut, Record
 from cinelora.data.options import SourceOptions
-from cinelora.data.readers.entry import SUFFIXES, Entries, at, text_of
+from cinelora.data.readers.entry import SUFFIXES, Entries, at, is_tracks, text_of
 from cinelora.data.readers.folder import CAPTION_SUFFIXES, files_below
 from cinelora.media.container import IMAGE_SUFFIXES
 from cinelora.media.probe import is_image
@@ -62,18 +62,21 @@ class PairsReader:
             allowed = f"ID_start and ID_end with {_SUFFIXES}"
             raise DataError(Problem("no image pairs in it", found=found, allowed=allowed, where=str(self.path)))
         used = {file for pair in pairs.values() for file in pair.all_files()}
-        unused = _some(f.relative_to(self.path) for f in files if f not in used and not self._is_mask(f))
+        unused = _some(f.relative_to(self.path) for f in files if f not in used and not self._is_known(f))
         if unused:
             logger.warning("%s: neither halves of pairs nor their captions: %s", self.path, unused)
-        if self.source.captions == "files" and not any(_is_caption(file) for file in files):
+        wanted = self.source.captions == "files" and self.source.empty_caption == "stop"
+        if wanted and not any(_is_caption(file) for file in files):
             logger.warning("%s: no caption file in it, so all pairs go without words", self.path)
             self.entries = Entries(self.entries.name, self.source.model_copy(update={"empty_caption": "allow"}))
         lonely = {half: _without_other(half, pairs) for half in _HALVES}
         for key in sorted(pairs):
             yield self._entry(key, pairs[key], lonely)
 
-    def _is_mask(self, file: Path) -> bool:
-        return bool(self.source.mask_suffix) and file.stem.endswith(self.source.mask_suffix)
+    def _is_known(self, file: Path) -> bool:
+        is_mask = bool(self.source.mask_suffix) and file.stem.endswith(self.source.mask_suffix)
+        is_unasked = self.source.captions == "none" and _is_caption(file)
+        return is_mask or is_unasked or is_tracks(file, self.source)
 
     def _pairs(self, files: Sequence[Path]) -> dict[str, _Pair]:
         """What is named like half of a pair, by id, where any of it is media; with the captions of these ids."""
@@ -112,7 +115,7 @@ class PairsReader:
             text, problem = text_of(pair.captions[0])
             problems += [problem] if problem else []
             return text
-        elif self.entries.source.empty_caption == "stop":
+        elif self.entries.source.captions != "none" and self.entries.source.empty_caption == "stop":
             do = "write one beside the pictures, or set empty_caption = 'allow' for this source"
             problems.append(Problem("no caption file", allowed=names, do=do))
         return ""
