@@ -119,6 +119,8 @@ class MethodOptions(Options):
 ADAPTERS = {"finetune": ("adapter",), "distill": ("generator", "critic")}
 
 
+DRAWING = ("distill",)
+"""Methods that draw the clips they learn from themselves, in the few steps of denoising_steps."""
 PER_EXPERT = ("finetune",)
 """Methods that give each expert an adapter and turns of its own; others have all experts in each of their adapters."""
 
@@ -142,7 +144,7 @@ def learns_from_clips(options: MethodOptions, *, t_max: float = 1.0) -> str:
 
     `t_max` is the highest noise level that is trained: below 1 the first step starts from a noised clip.
     """
-    if options.name != "distill":
+    if options.name not in DRAWING:
         return f"method.name = '{options.name}'"
     if options.start == "clips":
         return "method.start = 'clips'"
@@ -156,7 +158,7 @@ def learns_from_clips(options: MethodOptions, *, t_max: float = 1.0) -> str:
 
 def sampling_of(options: MethodOptions) -> dict[str, Any]:
     """Defaults of [preview] that follow from the method: a distilled generator draws on its own few steps."""
-    if options.name != "distill":
+    if options.name not in DRAWING:
         return {}
     steps = list(options.denoising_steps)
     walk = {"sampler": "renoise", "denoising_steps": steps, "num_steps": len(steps)}
@@ -165,7 +167,7 @@ def sampling_of(options: MethodOptions) -> dict[str, Any]:
 
 def sampling_notes(options: MethodOptions, *, guidance: float) -> list[str]:
     """What is worth saying of previews that are drawn otherwise than the method learns."""
-    if options.name == "distill" and guidance > 1:
+    if options.name in DRAWING and guidance > 1:
         return [f"preview.guidance = {guidance:g}: a distilled generator has learned guidance already, 1 is usual"]
     return []
 
