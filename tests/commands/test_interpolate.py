@@ -1,7 +1,7 @@
 """`interpolate`: a folder of pairs becomes videos, with tracks, SIFT and adapters; what cannot be is told before."""
 
 import json
-from pathlib import Path
+import math
 
 import framer_bases
 import numpy as np
@@ -10,10 +10,11 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
-from cinelora.base.errors import DataError, RecipeError, RunError
+from cinelora.base.errors import DataError, RecipeError, RunError, WeightsError
 from cinelora.base.seeds import torch_rng
 from cinelora.commands.interpolate import InterpolateWishes, interpolate
 from cinelora.families.framer.card import CARD, TINY_TRACKS
+from cinelora.families.framer.interpolate import Interpolator
 from cinelora.families.framer.opening import open_denoiser
 from cinelora.lora.inject import inject
 from cinelora.lora.options import LoraOptions
@@ -145,14 +146,41 @@ def test_another_controlnet_steers_otherwise(pairs, tmp_path, framer_base):
         ({"num_points": 2, "steer": "tracks"}, RecipeError, "num_points has no effect"),
         ({"strength": 0.5}, RecipeError, "without an adapter"),
         ({"lora": "nowhere"}, RunError, "no adapter here"),
+        ({"lora": "folder"}, WeightsError, "no folder of an adapter"),
+        ({"strength": math.nan, "lora": "folder"}, RecipeError, "strength is no number"),
+        ({"seed": -1}, RecipeError, "no such seed"),
+        ({"seed": 2**64}, RecipeError, "no such seed"),
+        ({"how": {"fps": 0.0}}, RecipeError, "frames per second cannot be"),
+        ({"how": {"fps": math.nan}}, RecipeError, "frames per second cannot be"),
+        ({"how": {"guidance": (1.0, math.inf)}}, RecipeError, "guidance of the last frame cannot be"),
+        ({"how": {"guidance": (math.nan, 3.0)}}, RecipeError, "guidance of the first frame cannot be"),
+        ({"how": {"motion_bucket": -1.0}}, RecipeError, "motion bucket cannot be"),
+        ({"how": {"noise": -0.1}}, RecipeError, "noise of this deviation"),
+        ({"control_scale": math.nan, "steer": "tracks"}, RecipeError, "control scale cannot be"),
+        ({"how": {"control_range": (0.0, math.nan)}, "steer": "tracks"}, RecipeError, "no part of the way"),
         ({"model": "framer/svd-xt", "steer": "tracks"}, RecipeError, "has no ControlNet"),
         ({"controlnet": "nowhere"}, RecipeError, "no effect without points"),
     ],
 )
 def test_what_cannot_be_is_told(pairs, wishes, error, said):
-    paths = {name: Path(value) for name, value in wishes.items() if name in ("lora", "controlnet")}
+    paths = {name: pairs.parent / value for name, value in wishes.items() if name in ("lora", "controlnet")}
+    (pairs.parent / "folder").mkdir()
     with pytest.raises(error, match=said):
         run(pairs, **{**wishes, **paths})
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_drawn(pairs, monkeypatch):
+    (pairs.parent / "file").write_text("")
+    monkeypatch.setattr(Interpolator, "walk", None)
+    with pytest.raises(RunError, match="videos cannot be written there"):
+        run(pairs, "file/out")
+
+
+def test_numbers_that_run_away_are_not_written(pairs, monkeypatch):
+    monkeypatch.setattr(Interpolator, "walk", lambda *given, **more: torch.full((1, 4, 4, 8, 12), math.nan))
+    with pytest.raises(RunError, match="not finite"):
+        run(pairs)
+    assert not list((pairs.parent / "out").iterdir())
 
 
 def test_all_bad_pairs_are_told_at_once(pairs):

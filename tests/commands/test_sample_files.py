@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from cinelora.families import registry
 from cinelora.lora.targets import linears
-from cinelora.media.write import write_png
+from cinelora.media.write import write_mp4, write_png
 
 QUICK = ("--prompt", "a red circle", "--steps", "1", "--guidance", "1", "--frames", "1", "--size", "32", "32")
 FAMILY = registry.FAMILIES["wan"]
@@ -233,3 +233,51 @@ def test_a_model_of_another_family_is_told_by_the_keys_and_not_by_the_adapters_o
     assert code != 0
     assert "no adapter layout that this family reads" in said
     assert "sampler" not in said
+
+
+FULL = """
+[model]
+family = "wan"
+variant = "tiny"
+[data]
+frames = [5]
+size = [32, 48]
+buckets = "single"
+[[data.source]]
+path = "clips"
+empty_caption = "allow"
+[lora]
+parts = {transformer = "full"}
+[train]
+steps = 2
+precision = "fp32"
+device = "cpu"
+[preview]
+prompts = ["a red circle"]
+num_steps = 2
+frames = 5
+size = [32, 48]
+[run]
+folder = "run"
+"""
+
+
+def test_a_run_that_learned_in_full_is_drawn_with_as_its_previews_were(typed, tmp_path):
+    write_mp4(tmp_path / "clips" / "a.mp4", np.full((5, 32, 48, 3), 90, np.uint8), 16.0)
+    (tmp_path / "clips" / "a.txt").write_text("a circle")
+    (tmp_path / "r.toml").write_text(FULL)
+    code, said = typed("train", "r.toml")
+    assert code == 0, said
+    words = ("--prompt", "a red circle", "--steps", "2", "--frames", "5", "--size", "32", "48")
+    code, said = typed("sample", "run", *words, "--out", "drawn")
+    assert code == 0, said
+    drawn, before = ((tmp_path / place / "00.mp4").read_bytes() for place in ("drawn", "run/samples/before"))
+    assert drawn == (tmp_path / "run" / "samples" / "step-000002" / "00.mp4").read_bytes() != before
+    code, said = typed("sample", "run", *words, "--model", "framer/tiny")
+    assert code == 2, said
+    assert "part 'transformer' learned in full, and this model has no such part" in said
+    (tmp_path / "run" / "weights" / "r.transformer.safetensors").unlink()
+    code, said = typed("sample", "run", *words)
+    assert code == 1, said
+    assert "has not left the weights of part 'transformer'" in said
+    assert "cinelora train --resume run" in said

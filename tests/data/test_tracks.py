@@ -16,8 +16,10 @@ from cinelora.data.encoding import Encoding, Live
 from cinelora.data.entries import MediaHashes
 from cinelora.data.facts import measure_all
 from cinelora.data.options import DataOptions, SourceOptions
+from cinelora.data.plan import make_plan
 from cinelora.data.readers.registry import open_reader
 from cinelora.data.shards import check_stream
+from cinelora.data.sources import Listing
 from cinelora.families.fake.encode import FakeEncoder
 from cinelora.media.track_file import TrackFile, write_tracks
 from cinelora.nets.tracks import NAME, TracksTower, unpacked
@@ -133,6 +135,8 @@ def test_hidden_and_departed_points_are_not_visible(tmp_path, video):
     [
         (places()[:7, None], {}, "not as long as their clip"),
         (places()[:, None] * 4, {}, "lie outside of their clip"),
+        (places()[:, None] * 1e30, {}, "lie outside of their clip"),
+        (places()[:, None], {"frames": np.arange(FRAMES) + 1}, "frames that their clip does not have"),
         (places()[:, None] / 900, {"size": (1.0, 1.0)}, ""),
     ],
 )
@@ -145,6 +149,7 @@ def test_files_that_do_not_fit_are_told_with_their_record(tmp_path, video, point
         load(record)
     assert "record s/a" in str(caught.value)
     assert record.tracks.name in str(caught.value)
+    assert max(map(len, str(caught.value).splitlines())) < 300
     (measured,) = measure_all([record], seconds=60)  # the plan tells it, too
     assert isinstance(measured, DataError)
 
@@ -172,6 +177,26 @@ def test_pairs_have_first_and_last_row_and_all_of_them_as_control_points(pair):
     np.testing.assert_allclose(control.points[[0, 2]], clip.tracks.points)
     assert control.visible.tolist() == [[True]] * 3
     assert load(replace(record, tracks=None), loading=load_control, bucket=Bucket(2, 32, 48)) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "notes", "warned"),
+    [
+        (slice(0, FRAMES), [], False),
+        (slice(0, 15), ["1 of 3 clips: no track is seen in half of the frames"], False),
+        (slice(0, 4), ["no track is seen in half of the frames"], True),
+        (slice(0, 0), ["no track is seen in half of the frames"], True),
+    ],
+)
+def test_clips_whose_tracks_teach_nothing_are_told(tmp_path, video, seen, notes, warned):
+    visible = np.zeros((FRAMES, 1), dtype=bool)
+    visible[seen] = True
+    # Three clips: frames 0 to 8, 9 to 17, 18 to 26.
+    rules = DataOptions(source=[{"path": "s"}], clip="chunks", fps="source", frames=[9], held_out=0)
+    found = make_plan(Listing((tracked(tmp_path, video, visible=visible),)), rules, GEOMETRY, seed=0)
+    told = [note for row in found.rows for note in row.notes if "track" in note]
+    assert told == notes
+    assert any("nothing is learned of tracks" in warning for warning in found.warnings) == warned
 
 
 def test_readers_find_files_beside_clips(tmp_path, video, caplog):

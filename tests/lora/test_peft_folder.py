@@ -117,6 +117,12 @@ def damaged(folder, **config):
         ({"modules_to_save": ["conv_in"]}, "modules_to_save"),
         ({"bias": "all"}, "bias = all"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"init_lora_weights": "pissa_niter_4"}, "its start has changed"),
+        ({"init_lora_weights": "olora"}, "its start has changed"),
+        ({"lora_alpha": "much"}, "strengths in the adapter's configuration"),
+        ({"alpha_pattern": {"(": 8}}, "strengths in the adapter's configuration"),
+        ({"alpha_pattern": [8]}, "strengths in the adapter's configuration"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(tmp_path, config, word):

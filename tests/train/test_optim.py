@@ -40,6 +40,31 @@ def test_a_player_may_have_a_schedule_and_no_average():
     assert like.average is not None
 
 
+def test_parts_in_full_have_a_rate_of_their_own_and_keep_their_state(tmp_path):
+    def mixed(**options):
+        names = ("lora", "full.matrix", "full.vector")
+        shapes = ((2, 3), (2, 3), (3,))
+        parameters = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in zip(names, shapes, strict=True)}
+        player = Player("adapter", parameters, whole=frozenset(names[1:]))
+        return Learner(player, TrainOptions(lr=0.5, weight_decay=0.25, **options))
+
+    one = mixed(lr_full=0.125)
+    learn(one, 1, lr=0.4)  # as a schedule would have it
+    moved = [float((1 - p).detach().mean()) for p in one.gradients()]
+    rates = [0.4, 0.1, 0.1]
+    decays = [0.25, 0.25, 0.0]
+    # The first step of Adam is as long as the rate.
+    assert moved == pytest.approx([rate * (1 + decay) for rate, decay in zip(rates, decays, strict=True)], rel=1e-5)
+    alike = mixed()
+    learn(alike, 1, lr=0.4)
+    assert float((1 - alike.gradients()[2]).detach().mean()) == pytest.approx(0.4)
+
+    torch.save(one.state(), tmp_path / "state.pt")
+    other = mixed(lr_full=0.0625)
+    other.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert sorted(group["share"] for group in other.optimizer.param_groups) == [0.125, 0.125, 1.0], "the recipe's"
+
+
 def test_parameters_below_fp32_are_refused_by_name():
     half = {"a": torch.nn.Parameter(torch.ones(2).bfloat16())}
     with pytest.raises(RunError, match=r"a \(torch.bfloat16\)"):

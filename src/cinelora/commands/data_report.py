@@ -55,6 +55,8 @@ def write_report(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> 
         scans = scan_clips(records, slots, loaded.recipe.data, loaded.variant.geometry, keep=keep, seed=seed)
     tokens = count_tokens(loaded, records)
     entries = _entries(plan, records, scans, tokens)
+    if not loaded.variant.reads_text:
+        entries = [{**one, "captions": []} for one in entries]  # that there are none is worth no word
     notes = [f"tokens not counted: {tokens.reason}"] if tokens.reason else []
     vague = sum(scan.cuts is None for scan in scans)
     if vague:
@@ -77,6 +79,8 @@ def write_report(loaded: Loaded, listing: Listing, plan: Plan, folder: Path) -> 
 
 def count_tokens(loaded: Loaded, records: Sequence[Record]) -> Tokens:
     """Ask the family's text encoder; its tokenizer is read, its weights are not."""
+    if not loaded.variant.reads_text:
+        return Tokens()
     captions = {record.key: (record.caption, *record.more_captions) for record in records}
     every = sorted({text for texts in captions.values() for text in texts})
     tower = next((one for one in encoder_of(loaded).towers() if isinstance(one, CountsTokens)), None)

@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from cinelora.commands.fit import fitted
 from cinelora.commands.init import split
 from cinelora.commands.partners import partners, read_together
 from cinelora.commands.session import open_denoiser, see, unload
+from cinelora.commands.whole_parts import header_of, heard_in_samples, run_at, whole_parts
 from cinelora.config.load import Loaded, Source, check
 from cinelora.config.told import must_say_of
 from cinelora.families import registry
-from cinelora.lora.files import read_adapter, read_header
+from cinelora.lora.files import AdapterFile, read_adapter, read_header
 from cinelora.lora.inject import attach
+from cinelora.lora.prove import fill_parts
 from cinelora.media.write import write_mp4, write_png
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import with_defaults
@@ -57,20 +60,8 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     if not math.isfinite(wishes.strength):
         do = "give a number; 1 is the strength it was trained with, 0 shows the base"
         raise RecipeError(Problem("--strength is no number", found=f"{wishes.strength}", do=do))
-    path = _file_in(lora)
-    header = read_header(path)
-    together = {} if wishes.model else partners(path, header)
-    if together:
-        header = {**header, "variant": header["joint_variant"]}
-    loaded = _around(path, header, prompts, wishes)
-    check_previews(loaded)
+    loaded, adapter, whole = _learned(lora, prompts, wishes)
     place = open_place(loaded.recipe.train)
-    layouts = registry.lora_layouts(loaded.family, loaded.variant)
-    if together:
-        adapter = read_together(together, loaded.variant, layouts, alpha=wishes.alpha)
-    else:
-        adapter = read_adapter(path, layouts, alpha=wishes.alpha)
-    adapter = fitted(loaded, adapter, path, allow_missing=wishes.allow_missing)
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
     away = loaded.recipe.preview.negative_prompt
     *said, against = prompt_conditions(encoder, [*prompts, away], device=str(place.device))
@@ -79,11 +70,12 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     blank = encoder.blank()
     unload(encoder)
     denoiser = open_denoiser(loaded, place, blank)
-    adapters = attach(denoiser.parts(), adapter)
+    fill_parts(denoiser.parts(), whole)
+    adapters = attach(denoiser.parts(), adapter) if adapter else None
     seeds = [wishes.seed + k for k in range(len(prompts))]
     variant = loaded.variant
     how = walk_of(loaded.recipe.preview, variant.geometry, precision=place.precision, boundary=variant.boundary)
-    with adapters.scaled(wishes.strength):
+    with adapters.scaled(wishes.strength) if adapters else nullcontext():
         nothing = against if away else blank
         latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=nothing, seeds=seeds, how=how)
     videos = decode(encoder, latents, device=str(place.device))
@@ -91,6 +83,43 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
         write_mp4(out / f"{number:02d}.mp4", video, loaded.variant.geometry.fps)
     write_png(out / "sheet.png", contact_sheet(list(videos), prompts))
     console.print(f"videos: {len(videos)} in {out}, all on {out / 'sheet.png'}")
+
+
+def _learned(lora: Path, prompts: list[str], wishes: Wishes) -> tuple[Loaded, AdapterFile | None, dict[str, Path]]:
+    """The recipe for sampling, the adapter if there is one, and the weights of parts that learned in full.
+
+    Raises WeightsError, RecipeError, RunError.
+    """
+    whole = whole_parts(lora)
+    path = None if whole and not list((lora / "adapter").glob("*.safetensors")) else _file_in(lora)
+    run = run_at(lora)
+    header = read_header(path) if path else header_of(run) if run else {}
+    together = partners(path, header) if path and not wishes.model else {}
+    if together:
+        header = {**header, "variant": header["joint_variant"]}
+    loaded = _around(path or lora, header, prompts, wishes)
+    if lost := [part for part in whole if part not in loaded.variant.parts]:
+        what, do = f"part {lost[0]!r} learned in full, and this model has no such part", "leave --model out"
+        found = f"{loaded.family.name}/{loaded.variant.name}"
+        raise RecipeError(Problem(what, found=found, where=str(lora), do=do))
+    check_previews(loaded)
+    adapter = _adapter(loaded, path, together, wishes) if path else None
+    if adapter is None and (wishes.strength != 1.0 or wishes.alpha is not None):
+        what, do = "a strength has no effect on what learned in full", "leave --strength and --alpha out"
+        raise RecipeError(Problem(what, found=", ".join(whole), where=str(lora), do=do))
+    learned = {*whole, *(module.partition(".")[0] for module in (adapter.modules() if adapter else ()))}
+    heard = heard_in_samples(loaded, learned, lora)
+    return loaded, adapter, {part: file for part, file in whole.items() if part in heard}
+
+
+def _adapter(loaded: Loaded, path: Path, together: Mapping[str, Path], wishes: Wishes) -> AdapterFile:
+    """What the file holds, or the files of experts that belong together. Raises WeightsError."""
+    layouts = registry.lora_layouts(loaded.family, loaded.variant)
+    if together:
+        adapter = read_together(together, loaded.variant, layouts, alpha=wishes.alpha)
+    else:
+        adapter = read_adapter(path, layouts, alpha=wishes.alpha)
+    return fitted(loaded, adapter, path, allow_missing=wishes.allow_missing)
 
 
 def _file_in(lora: Path) -> Path:
@@ -116,7 +145,7 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
             )
         )
     family, variant = split(named)
-    own = _recipe_in(header, path) if header.get("family") in (None, family) else {}
+    own = recipe_in(header, path) if header.get("family") in (None, family) else {}
     asked = {"num_steps": wishes.num_steps, "guidance": wishes.guidance, "sampler": wishes.sampler or None}
     preview = {
         **with_defaults(_walk_in(own), {key: value for key, value in asked.items() if value is not None}),
@@ -131,10 +160,10 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
         "size": list(wishes.size) if wishes.size else None,
     }
     model = {"family": family, "variant": variant, "base": wishes.base or header.get("base", "")}
-    dtype = own.get("model", {}).get("dtype")
+    told = {name: own["model"][name] for name in ("dtype", "motion_bucket") if name in own.get("model", {})}
     of_source, of_lora = must_say_of(family, variant)
     tables = {
-        "model": {**model, "dtype": dtype} if dtype else model,
+        "model": {**model, **told},
         "data": {"source": [{"path": ".", **of_source}]},
         "lora": of_lora,
         "noise": _noise_in(own, of_joint=header.get("joint_variant") not in (None, variant)),
@@ -173,7 +202,7 @@ def _is_distilled(recipe: Mapping[str, Any]) -> bool:
     return recipe.get("method", {}).get("name") == "distill"
 
 
-def _recipe_in(header: dict[str, str], path: Path) -> dict[str, Any]:
+def recipe_in(header: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The recipe that the adapter carries: it was trained with that shift and format, so it is sampled with them.
 
     Raises WeightsError where it is damaged. Its values are checked as any recipe's.

@@ -55,6 +55,7 @@ def check_told(recipe: "Recipe", family: Family, variant: Variant, problems: Pro
         _refuse(recipe, _OF_PICTURES, f"{variant.title} takes no pictures", problems, source)
     if "ids" not in variant.conditions:
         _refuse(recipe, _OF_IDS, f"{variant.title} is not told of motion", problems, source)
+    _check_rates(recipe, variant, problems, source)
     _check_tracks(recipe, title, variant, problems, source)
     _check_new(recipe, title, variant, problems, source)
 
@@ -74,6 +75,16 @@ def _refuse(
             what, found = f"{section}.{name} has no effect: {why}", f"{getattr(options, name)}"
             where = source.where((section, name))
             problems.add(what, found=found, where=where, do=f"remove {name}, or choose a variant that takes it")
+
+
+def _check_rates(recipe: "Recipe", variant: Variant, problems: Problems, source: "Source") -> None:
+    """A rate of parts that learn in full, where none does, or all do."""
+    modes = {recipe.lora.parts.get(part, "lora") for part in variant.parts} - {"frozen"}
+    if recipe.train.lr_full is not None and modes != {"lora", "full"}:
+        found = "every part that learns does so in full" if modes == {"full"} else "no part learns in full (lora.parts)"
+        do = "set train.lr instead" if modes == {"full"} else "remove lr_full"
+        where = source.where(("train", "lr_full"))
+        problems.add("train.lr_full has no effect in this run", found=found, where=where, do=do)
 
 
 def _check_tracks(recipe: "Recipe", title: str, variant: Variant, problems: Problems, source: "Source") -> None:

@@ -183,7 +183,8 @@ class Player:
     """Somebody whose parameters a method trains: a name, and its parameters by name.
 
     Its own largest rate, schedule and warm-up, where they are not those of [train]; `averaged` says whether
-    train.ema_decay concerns it, as it does whoever is drawn with and saved.
+    train.ema_decay concerns it, as it does whoever is drawn with and saved. `whole` names those parameters that are
+    weights of a part that learns in full, which train.lr_full concerns.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Player:
     schedule: str | None = None
     warmup_steps: int | None = None
     averaged: bool = True
+    whole: frozenset[str] = frozenset()
 
 
 @runtime_checkable

@@ -18,10 +18,13 @@ from cinelora.data.buckets import draws_buckets, frame_buckets
 from cinelora.data.cut import Cut, cut_of
 from cinelora.data.facts import disagreements, is_stated, measured_each, place_of
 from cinelora.data.options import ClipRules
+from cinelora.data.tracks import tracks_of
 from cinelora.data.window import num_available, num_windows
 from cinelora.media.probe import MediaFacts
+from cinelora.nets.trajectories import lasting
 
 Status = Literal["used", "held out", "left out"]
+UNTRACKED = "no track is seen in half of the frames"
 _TOLD_BUCKETS = 6
 _FEW_DIFFER = 0.75
 """Share of a clip's frames that differ below which it judders: a source of fewer frames per second shows them twice."""
@@ -189,7 +192,8 @@ def _fitted(
 ) -> Fate:
     """The fate of a record that has slots."""
     record, bucket = slots[0].record, slots[0].bucket
-    first, *others = [cut_of(slot, facts, rules, geometry, seed=seed) for slot in slots]
+    cuts = [cut_of(slot, facts, rules, geometry, seed=seed) for slot in slots]
+    first, *others = cuts
     pair = record.kind == "pair"
     alone = row.frames if pair else _num_shown([first], facts)
     used = _num_shown([first, *others], facts) if others and not pair else alone
@@ -211,7 +215,18 @@ def _fitted(
     notes = _notes(row, slots[0], facts, rules, geometry)
     if record.kind == "video" and alone < _FEW_DIFFER * slots[0].shown.frames:
         notes += (f"only {alone} of {bucket.frames} frames differ: the source has {facts.fps:.4g} fps",)
+    if record.kind == "video" and not slots[0].still:
+        notes += _track_notes(slots, facts, cuts)
     return Fate(replace(row, notes=notes), tuple(slots), (), alone)
+
+
+def _track_notes(slots: Sequence[Slot], facts: MediaFacts, cuts: Sequence[Cut]) -> tuple[str, ...]:
+    """What is said where clips of a record with tracks show none of them for long enough."""
+    found = [tracks_of(slot, [facts], [cut]) for slot, cut in zip(slots, cuts, strict=True)]
+    bare = sum(1 for tracks in found if tracks is not None and not len(lasting(tracks.visible)))
+    if not bare:
+        return ()
+    return (UNTRACKED if bare == len(slots) else f"{bare} of {len(slots)} clips: {UNTRACKED}",)
 
 
 def _rate(cut: Cut, geometry: Geometry) -> float:

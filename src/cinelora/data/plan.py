@@ -18,7 +18,7 @@ from cinelora.data.borrow import borrowed
 from cinelora.data.bucketing import TOO_SHORT
 from cinelora.data.buckets import check_options
 from cinelora.data.facts import measure_all
-from cinelora.data.fate import Fate, Row, fate_of
+from cinelora.data.fate import UNTRACKED, Fate, Row, fate_of
 from cinelora.data.options import ClipRules, DataOptions
 from cinelora.data.rules import rules_by_source, source_names
 from cinelora.data.sources import Listing
@@ -243,6 +243,9 @@ def _warnings(rows: Sequence[Row], rules: Mapping[str, ClipRules], geometry: Geo
         lengths = sorted({int(row.bucket.partition("x")[0]) for row in short})
         told = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         yield f"{len(short)} of {len(videos)} videos are {TOO_SHORT}: they give {told} frames each"
+    bare = sum(1 for row in videos if UNTRACKED in row.notes)
+    if bare:
+        yield f"of {bare} of {len(videos)} videos nothing is learned of tracks: {UNTRACKED}"
     total, seen = sum(row.frames for row in videos), sum(row.frames_used for row in videos)
     reach = sum(_in_chunks(row, rules[row.source]) for row in videos)
     if seen < _LITTLE_SEEN * reach:

@@ -59,12 +59,16 @@ def check_tracks(record: Record, facts: MediaFacts) -> TrackFile | None:
         allowed = "2 rows or more" if pair else f"{facts.frames} rows, or `frames` or `fps` in the file"
         do = "track every frame, or say in the file which frame each row is of"
         raise DataError(Problem(what, found=f"{rows} rows", allowed=allowed, where=place, do=do))
+    if file.frames is not None and not pair and file.frames[-1] >= facts.frames:
+        what, do = "the tracks are of frames that their clip does not have", "take the file that is of this clip"
+        found, allowed = f"frames up to {file.frames[-1]}", f"0 to {facts.frames - 1}"
+        raise DataError(Problem(what, found=found, allowed=allowed, where=place, do=do))
     points = file.in_pixels(facts.width, facts.height)[file.visible]
     inside = ((points >= -0.5) & (points < [facts.width - 0.5, facts.height - 0.5])).all(axis=1)
     if len(points) and inside.mean() < _INSIDE:
         what = "most tracks lie outside of their clip"
-        found = f"x from {points[:, 0].min():.0f} to {points[:, 0].max():.0f}, "
-        found += f"y from {points[:, 1].min():.0f} to {points[:, 1].max():.0f}"
+        found = f"x from {points[:, 0].min():.6g} to {points[:, 0].max():.6g}, "
+        found += f"y from {points[:, 1].min():.6g} to {points[:, 1].max():.6g}"
         allowed, do = f"{facts.width} x {facts.height}", "say in the file what `size` the points are pixels of"
         raise DataError(Problem(what, found=found, allowed=allowed, where=place, do=do))
     return file

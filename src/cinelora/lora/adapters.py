@@ -45,9 +45,12 @@ class Adapters:
         found: dict[str, nn.Parameter] = {}
         for adapted in self.layers:
             found |= {f"{adapted.key}.{ending}": weight for ending, weight in self._weights(adapted.layer)}
-        for part, module in self.full.items():
-            found |= {f"{part}.{name}": weight for name, weight in module.named_parameters()}
-        return found
+        return found | self.whole()
+
+    def whole(self) -> dict[str, nn.Parameter]:
+        """Those of `parameters` that are weights of parts that learn in full."""
+        parts = self.full.items()
+        return {f"{part}.{name}": weight for part, module in parts for name, weight in module.named_parameters()}
 
     def num_parameters(self) -> int:
         """How many numbers learn."""

@@ -30,6 +30,10 @@ class Folders(Protocol):
         """
         ...
 
+    def full(self, folder: Path) -> dict[str, Path]:
+        """The files of weights of whole parts that are there, by part."""
+        ...
+
     def read(self, folder: Path) -> AdapterFile | None:
         """The adapter of all parts, None where there is none. Raises WeightsError where one is damaged."""
         ...

@@ -25,8 +25,14 @@ _UNREAD = (
     "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
 )
 """Settings of peft's that an adapter in memory has no place for."""
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+"""Starts with which peft changes the base's own weights, so that the adapter is none of the base as it was."""
 
 
 class PeftKeys:
@@ -103,7 +109,12 @@ def read_peft_folder(folder: Path, part: str) -> AdapterFile:
     """
     config = _read_config(folder)
     file = read_adapter(folder / WEIGHTS, [PeftKeys(part)])
-    alphas = {module: _alpha(config, module.removeprefix(f"{part}."), file.rank(module)) for module in file.modules()}
+    modules = file.modules()
+    try:
+        alphas = {module: _alpha(config, module.removeprefix(f"{part}."), file.rank(module)) for module in modules}
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        what, do = "the strengths in the adapter's configuration cannot be read", "write or fetch the folder anew"
+        raise WeightsError(Problem(what, found=str(error), where=str(folder / CONFIG), do=do)) from error
     return replace(file, alphas=alphas)
 
 
@@ -131,6 +142,10 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise WeightsError(Problem("the folder holds no LoRA", found=str(found), allowed=allowed, where=str(path)))
     unread = [f"{key} = {config[key]}" for key in _UNREAD if config.get(key)]
     unread += [f"bias = {config['bias']}"] if config.get("bias", "none") != "none" else []
+    start = str(config.get("init_lora_weights", True)).lower()
+    if start.startswith(_CHANGES_BASE):
+        what, do = "the adapter is of a base that its start has changed", "convert it to a plain LoRA with peft first"
+        raise WeightsError(Problem(what, found=f"init_lora_weights = {start}", where=str(path), do=do))
     if unread:
         raise WeightsError(Problem("the adapter has what cannot be read", found=", ".join(unread), where=str(path)))
     return config

@@ -23,7 +23,7 @@ class Finetune:
 
     def __init__(self, denoiser: Denoiser, process: Process, adapters: Adapters, *, motion_loss: float = 0.0):
         self.denoiser, self.process, self.motion_loss = denoiser, process, motion_loss
-        self._player = Player(PLAYER, adapters.parameters())
+        self._player = Player(PLAYER, adapters.parameters(), whole=frozenset(adapters.whole()))
 
     def players(self) -> tuple[Player, ...]:
         """The adapter."""

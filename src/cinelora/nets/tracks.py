@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from cinelora.contracts.flow import Batch, Clip, Tracks
 from cinelora.nets.heat import heat_maps
-from cinelora.nets.trajectories import motion
+from cinelora.nets.trajectories import lasting, motion
 
 NAME = "tracks"
 NUM_KEPT = 256
@@ -24,8 +24,6 @@ SHAPE = f"{NUM_KEPT} F 3"
 MOST_DRAWN = 10
 _STEPS = 64
 """Places are kept in whole 64ths of a pixel: whatever format the cache has, whole numbers stay exact."""
-_LEAST_SHARE = 0.5
-"""Tracks seen in fewer of a clip's frames are left out."""
 _LEAST_MOTION = 1.0
 """Pixels a frame; slower tracks are only drawn from where fewer than `MOST_DRAWN` are faster."""
 
@@ -43,7 +41,7 @@ class TracksTower:
 
     def fingerprint(self) -> str:
         """How tracks are kept."""
-        return f"tracks-1 {NUM_KEPT} {_STEPS} {_LEAST_SHARE}"
+        return f"tracks-1 {NUM_KEPT} {_STEPS} 0.5"
 
     def load(self, device: str) -> None:
         """Nothing to load."""
@@ -68,9 +66,8 @@ def packed(tracks: Tracks | None, frames: int) -> Tensor:
 
 
 def _usable(visible: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Numbers of the tracks that are seen in half of the frames and in two at least, every n-th of too many."""
-    least = min(len(visible), max(2, len(visible) * _LEAST_SHARE))
-    chosen = np.flatnonzero(visible.sum(axis=0) >= least)
+    """Numbers of the tracks that last, every n-th of too many."""
+    chosen = lasting(visible)
     if len(chosen) <= NUM_KEPT:
         return chosen
     return chosen[np.linspace(0, len(chosen) - 1, NUM_KEPT).round().astype(np.int64)]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 _ROUNDING = 1e-9
+_LEAST_SHARE = 0.5
+"""Tracks seen in fewer of a clip's frames teach nothing."""
 
 
 def through(control: NDArray[np.floating], frames: int, times: Sequence[float] | None = None) -> Points:
@@ -160,3 +162,9 @@ def motion(points: NDArray[np.floating], visible: NDArray[np.bool_]) -> Points:
     both = visible[1:] & visible[:-1]
     steps = np.linalg.norm(np.diff(points, axis=0), axis=2) * both
     return steps.sum(axis=0) / np.maximum(1, both.sum(axis=0))
+
+
+def lasting(visible: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Numbers of the tracks, `visible` F N, that are seen in half of the frames and in two at least."""
+    least = min(len(visible), max(2, len(visible) * _LEAST_SHARE))
+    return np.flatnonzero(visible.sum(axis=0) >= least)

@@ -4,7 +4,7 @@ In: a player, the options. Out: a `Learner` that turns gradients into a step.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -19,18 +19,21 @@ from cinelora.train.average import Average
 from cinelora.train.options import TrainOptions
 from cinelora.train.schedules import factor
 
-_OF_RECIPE = ("params", "lr", "initial_lr", "betas", "beta3", "eps", "weight_decay")
+_OF_RECIPE = ("params", "lr", "share", "initial_lr", "betas", "beta3", "eps", "weight_decay")
 """Entries of a group that the recipe decides; all others are the optimizer's own."""
 _LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "state1", "state2")
 _OUTLIER, _MOST_SHORTENED = 5.0, 10.0
 """How many times clip_norm a gradient is an outlier at, and how many times shorter than clip_norm it gets at most."""
 
 
-def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions) -> Optimizer:
-    """The recipe's optimizer over two groups: matrices, which are decayed, and vectors (norms, biases), which are not.
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], options: TrainOptions, *, whole: Collection[str] = ()
+) -> Optimizer:
+    """The recipe's optimizer over groups: matrices, which are decayed, and vectors (norms, biases), which are not.
 
-    Raises RunError where a parameter is not fp32, since small steps would round to nothing, and where the optimizer's
-    package is not installed.
+    Those named in `whole` are weights of parts that learn in full, in groups of their own: at `share` of the rate that
+    the others have. Raises RunError where a parameter is not fp32, since small steps would round to nothing, and where
+    the optimizer's package is not installed.
     """
     low = [f"{name} ({p.dtype})" for name, p in parameters.items() if p.dtype != torch.float32]
     if low or not parameters:
@@ -38,13 +41,13 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], options: TrainOptions
         raise RunError(
             Problem("what trains must be parameters in fp32", found=found, do="report this: adapters are made in fp32")
         )
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": members, "weight_decay": decay}
-        for members, decay in ((matrices, options.weight_decay), (vectors, 0.0))
-        if members
-    ]
+    of_full = options.lr_full / options.lr if options.lr_full else 1.0
+    groups: list[dict[str, Any]] = []
+    for is_whole, share in ((False, 1.0), (True, of_full)):
+        own = [p for name, p in parameters.items() if (name in whole) == is_whole]
+        matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
+        kinds = ((matrices, options.weight_decay), (vectors, 0.0))
+        groups += [{"params": found, "weight_decay": decay, "share": share} for found, decay in kinds if found]
     return MAKERS[options.optimizer](groups, options)
 
 
@@ -127,7 +130,7 @@ class Learner:
     def __init__(self, player: Player, options: TrainOptions):
         self.name, self.lr = player.name, player.lr or options.lr
         self.parameters = dict(player.parameters)
-        self.optimizer = make_optimizer(self.parameters, options)
+        self.optimizer = make_optimizer(self.parameters, options, whole=player.whole)
         averaged = options.ema_decay and player.averaged
         self.average = Average(self.parameters, options.ema_decay) if averaged else None
         own = {"schedule": player.schedule, "warmup_steps": player.warmup_steps}
@@ -165,12 +168,12 @@ class Learner:
         return float(norm)
 
     def step(self, lr: float, scaler: torch.amp.GradScaler | None, number: int) -> None:
-        """Make optimizer step `number` (from 1) and take it into the average.
+        """Make optimizer step `number` (from 1) and take it into the average; parts in full at their share of `lr`.
 
         Parameters without a gradient stay as they are, with their state: an expert that was not asked in this step.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         made = True
         if not self._asked:
             return

@@ -10,6 +10,8 @@ from cinelora.contracts.options import Options, option
 DEFAULT_STEPS = 1000
 _PRODIGY = ("optimizer", ("prodigy",))
 _LEAST_PRODIGY_LR = 0.1
+_ONE_RATE_EACH = ("adamw", "adam", "adamw_8bit", "adam_8bit")
+"""Optimizers whose groups may have rates of their own; prodigy finds one for all."""
 _DECAYING = ("linear", "cosine", "cosine_restarts", "polynomial")
 
 
@@ -33,6 +35,12 @@ class TrainOptions(Options):
         "`pip install cinelora[optimizers]`; lr scales it, 1 is usual)",
     )
     lr: float = option(1e-4, "largest learning rate of the schedule", gt=0)
+    lr_full: float | None = option(
+        None,
+        "largest learning rate of parts that learn in full (lora.parts) beside adapters; left out, lr",
+        only_if=("optimizer", _ONE_RATE_EACH),
+        gt=0,
+    )
     betas: tuple[float, float] = option((0.9, 0.999), "decay rates of the running mean and square of gradients")
     eps: float = option(1e-8, "the optimizer's addition to the denominator", gt=0)
     weight_decay: float = option(

@@ -96,6 +96,11 @@ class FramerFolders:
             write_network(folder / "unet", "unet", parts["unet"], base_tensors(parts["unet"]))
         return {part: folder / part / WEIGHTS for part in full}
 
+    def full(self, folder: Path) -> dict[str, Path]:
+        """Of `unet/` and `controlnet/`, as far as they are there."""
+        files = {part: folder / part / WEIGHTS for part in CLASSES}
+        return {part: file for part, file in files.items() if file.is_file()}
+
     def read(self, folder: Path) -> AdapterFile | None:
         """The adapters of both parts, as far as they are there."""
         return read_adapters(folder) if any((folder / name).is_dir() for name in ADAPTERS.values()) else None

@@ -23,6 +23,9 @@ from cinelora.nets.tracks import map_of
 from cinelora.noise.karras import EdmSampler
 
 _MULTIPLE, _MOST_FRAMES = 8, 25
+_LEAST_FPS, _MOST_FPS = 0.1, 1000.0
+_LARGEST = 1e6
+"""Larger numbers are slips of the hand, and overflow on the way."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,22 @@ class Interpolation:
             problems.add("pictures of this size cannot be interpolated", found=found, allowed=allowed)
         if self.num_steps < 1:
             problems.add("a sampler needs at least one step", found=f"{self.num_steps}", allowed="1 or more")
+        for what, value, least, most in self._numbers():
+            if not least <= value <= most:  # nor where it is no number
+                problems.add(f"{what} cannot be", found=f"{value:g}", allowed=f"{least:g} to {most:g}")
         start, end = self.control_range
         if not 0 <= start <= end <= 1:
             problems.add("the ControlNet's steps are no part of the way", found=f"{start} to {end}", allowed="0 to 1")
         problems.raise_if_any()
+
+    def _numbers(self) -> Iterator[tuple[str, float, float, float]]:
+        """Each number with its name, the least and the largest that it can be."""
+        yield from ((f"guidance of the {which} frame", value, -_LARGEST, _LARGEST)
+                    for which, value in zip(("first", "last"), self.guidance, strict=True))  # fmt: skip
+        yield "this many frames per second", self.fps, _LEAST_FPS, _MOST_FPS
+        yield "this motion bucket", self.motion_bucket, 0, 511
+        yield "noise of this deviation on the pictures", self.noise, 0, _LARGEST
+        yield "this control scale", self.control_scale, 0, _LARGEST
 
     def guidance_of_frames(self) -> Tensor:
         """Guidance of each frame, F."""
