@@ -11,12 +11,16 @@ from cinelora.families import registry
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
-WAN, EASYANIMATE = ((ROOT / "docs" / "guides" / f"{name}.md").read_text() for name in ("wan", "easyanimate"))
+WAN, EASYANIMATE, DYNAMICRAFTER = (
+    (ROOT / "docs" / "guides" / f"{name}.md").read_text() for name in ("wan", "easyanimate", "dynamicrafter")
+)
 SHARED = ROOT.parent / "shared"
 FACTS = SHARED / "facts" / "wan.md"
 SEED = SHARED / "seeds" / "004_e7ed6cf5d3f9cf3e.txt"
 EASYANIMATE_SEED = SHARED / "seeds" / "001_82600c90ca1840bd.txt"
 EASYANIMATE_FACTS = SHARED / "facts" / "easyanimate.md"
+DYNAMICRAFTER_SEED = SHARED / "seeds" / "000_1a1b451279e65937.txt"
+DYNAMICRAFTER_FACTS = SHARED / "facts" / "dynamicrafter.md"
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
@@ -28,7 +32,7 @@ def test_options_that_a_guide_names_exist(path):
     }
     sections = [word.split(".") for word in words if word.split(".")[0] in Recipe.model_fields]
     wrong = [".".join(names) for names in sections if not help_at(Recipe, tuple(names)) and not _is_table(names)]
-    assert [word for word in wrong if not word.endswith((".json", ".toml", ".safetensors"))] == []
+    assert [word for word in wrong if not word.endswith((".json", ".toml", ".safetensors", ".diffusion_model"))] == []
 
 
 def _is_table(names: list[str]) -> bool:
@@ -179,3 +183,92 @@ def test_every_flag_of_easyanimate_has_its_place():
     assert len(flags) > (80 if facts else 35)
     table = "\n".join(line.split("|")[1] for line in OF_EASYANIMATE.splitlines() if line.startswith("| `--"))
     assert sorted(flag for flag in flags if not re.search(rf"--{flag}\b", table)) == []
+
+
+OF_DYNAMICRAFTER = DYNAMICRAFTER[DYNAMICRAFTER.index("## 9. Coming from") :]
+
+
+def test_variants_and_presets_of_dynamicrafter_are_all_there_are():
+    card = registry.FAMILIES["dynamicrafter"]
+    for start, known in (("| variant |", card.variants), ("| `lora.targets` |", card.lora_presets)):
+        rows = DYNAMICRAFTER[DYNAMICRAFTER.index(start) :].partition("\n\n")[0].splitlines()[2:]
+        named = {name for row in rows for name in re.findall(r"`([\w+-]+)`", row.split("|")[1])}
+        assert named | ({"+resampler"} if start != "| variant |" else set()) == set(known)
+    assert f"`{card.default_preset}` (default)" in DYNAMICRAFTER
+    scales = {name: variant.process.get("rescale_to", 1) for name, variant in card.variants.items()}
+    assert (scales["512"], scales["1024"], scales["256"]) == (0.7, 0.3, 1)
+
+
+def test_files_of_dynamicrafter_are_written_as_the_guide_shows():
+    import torch
+
+    section = DYNAMICRAFTER[DYNAMICRAFTER.index("## 5. Which file") : DYNAMICRAFTER.index("No program loads")]
+    card = registry.FAMILIES["dynamicrafter"]
+    assert rows_of(section) == card.adapter_files
+    assert tuple(re.findall(r"^\| `([\w-]+)` \(default\)", section, re.M)) == card.default_files
+    module = "unet.init_attn.0.transformer_blocks.0.attn1.to_q"
+    for layout in registry.lora_layouts(*registry.find("dynamicrafter", "512")):
+        row = next(line for line in section.splitlines() if line.startswith(f"| `{layout.name}`"))
+        keys = layout.from_native({f"{module}.lora_{side}.weight": torch.zeros(1, 1) for side in "AB"})
+        assert re.findall(r"`([^`]+)`", row.split("|")[3])[0] in keys
+        assert (layout.strength, row.split("|")[4].strip()) == ("header", "in the header")
+
+
+def test_samplers_that_walk_dynamicrafters_processes_are_as_the_guide_says():
+    from cinelora.base.errors import RecipeError
+    from cinelora.noise.options import NoiseOptions
+    from cinelora.noise.registry import open_process
+
+    told = DYNAMICRAFTER[DYNAMICRAFTER.index("The sampler is `ddim-eta`.") :].partition("##")[0]
+    others = re.findall(r"`([\w+-]+)`", told.partition(" know")[0])[1:]
+    assert len(others) == 6
+    for name in ("512", "1024", "512-interp", "256"):
+        variant = registry.FAMILIES["dynamicrafter"].variants[name]
+        assert variant.sampling["sampler"] == "ddim-eta"
+        open_process(NoiseOptions(**variant.process)).sampler(4, "ddim-eta")
+        for sampler in others:
+            if name == "256":
+                open_process(NoiseOptions(**{**variant.process, "spacing": "trailing"})).sampler(4, sampler)
+            else:
+                with pytest.raises(RecipeError, match="rescaled"):
+                    open_process(NoiseOptions(**variant.process)).sampler(4, sampler)
+
+
+def test_words_of_the_command_line_that_the_guide_of_dynamicrafter_types_exist():
+    from typer.main import get_command
+
+    from cinelora.cli.app import app
+
+    def options(command):
+        own = {word for one in command.params for word in one.opts}
+        return own.union(*(options(one) for one in getattr(command, "commands", {}).values()))
+
+    known = options(get_command(app))
+    lines = [line for code in re.findall(r"```sh\n(.*?)```", DYNAMICRAFTER, re.S) for line in code.splitlines()]
+    here = [row.split("|")[2] for row in DYNAMICRAFTER[DYNAMICRAFTER.index("## 6.") :].splitlines() if "| `--" in row]
+    here = [row for row in here if "torchrun" not in row]
+    typed = {word for line in [*lines, *here] for word in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", line)}
+    assert len(typed) > 15
+    assert typed <= known
+    sets = re.findall(r"--set ([a-z_.]+)=", DYNAMICRAFTER)
+    assert all(help_at(Recipe, tuple(name.split("."))) for name in sets if name != "a.b")
+
+
+NO_KEYS = {"drop_last"}
+"""Words among the keys of the YAML in the facts that are none."""
+
+
+@pytest.mark.skipif(not DYNAMICRAFTER_SEED.is_file(), reason="the keys that users start from are not here")
+def test_every_key_that_the_page_of_dynamicrafter_names_has_its_place():
+    seed = DYNAMICRAFTER_SEED.read_text()
+    keys = {key.rpartition(".")[2] for key in re.findall(r"`((?:lora|trainer|callbacks)\.[\w.]+)`", seed)}
+    keys |= set(re.findall(r"^(\w+):", seed[seed.index("```\nvideo_length") :], re.M))
+    flags = set(re.findall(r" --(\w+)=", seed))
+    assert len(keys) > 9
+    assert flags == {"model", "base_model", "lora", "alpha"}
+    facts = DYNAMICRAFTER_FACTS.read_text() if DYNAMICRAFTER_FACTS.is_file() else ""
+    yaml = facts.partition("### 1.3 ")[2].partition("`configs/training_512_lora_v1.0/config_interp.yaml`")[0]
+    keys |= {key for key in re.findall(r"(?<=[,;{:] )([a-z]+(?:_[a-z]+)+)(?= )", yaml) if key not in NO_KEYS}
+    table = "\n".join(line.split("|")[1] for line in OF_DYNAMICRAFTER.splitlines() if line.startswith("| `"))
+    assert sorted(key for key in keys if f"`{key}`" not in table) == []
+    assert sorted(flag for flag in flags if f"`--{flag}`" not in table) == []

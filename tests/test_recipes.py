@@ -25,7 +25,9 @@ def test_values_have_reasons(path):
 
 def test_there_is_a_recipe_for_each_task():
     easyanimate = {f"easyanimate-{version}" for version in ("v5.1", "v5", "v4", "v3", "v2")}
-    assert {"wan21-t2v", "wan-tiny", "cogvideox-t2v", "cogvideox-i2v"} | easyanimate <= {p.stem for p in RECIPES}
+    dynamicrafter = {"dynamicrafter-512", "dynamicrafter-interp"}
+    others = {"wan21-t2v", "wan-tiny", "cogvideox-t2v", "cogvideox-i2v"}
+    assert others | easyanimate | dynamicrafter <= {p.stem for p in RECIPES}
 
 
 def test_links_of_the_pages_lead_somewhere():

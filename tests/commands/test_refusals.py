@@ -113,7 +113,7 @@ CASES = {
     ),
     "dora in files that cannot hold it": (
         ["lora.dora=true", 'lora.files=["diffusers", "musubi"]'],
-        ["lora", "layout musubi cannot hold dora's lengths", "['diffusers']"],
+        ["lora", "layout musubi cannot hold dora's lengths", "take diffusers or peft"],
     ),
     "dora with a start from the base": (["lora.dora=true", "lora.init=pissa"], ["dora cannot start from"]),
     "a layout that is none": (

@@ -235,6 +235,21 @@ def test_a_model_of_another_family_is_told_by_the_keys_and_not_by_the_adapters_o
     assert "sampler" not in said
 
 
+def test_a_file_that_names_a_family_alone_is_asked_for_its_variant(typed, tmp_path):
+    save_file(LAYOUTS["videox-peft"].from_native(adapter()), tmp_path / "a.safetensors", {"family": "wan"})
+    code, said = typed("sample", str(tmp_path / "a.safetensors"), *QUICK)
+    assert code == 2
+    assert "does not say which variant" in said
+    assert "--model wan/VARIANT" in said
+
+
+def test_a_pickled_adapter_is_told_how_to_be_read(typed, tmp_path):
+    torch.save(adapter(), tmp_path / "a.ckpt")
+    code, said = typed("sample", str(tmp_path / "a.ckpt"), *QUICK, "--model", "wan/tiny")
+    assert code == 4
+    assert "cinelora lora extract" in said
+
+
 FULL = """
 [model]
 family = "wan"

@@ -141,6 +141,14 @@ def test_what_a_stream_cannot_do_is_told_with_its_line(call, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_passes_of_a_stream_cannot_be_counted_for_what_is_kept(call, tmp_path):
+    for verb in ("check", "train"):
+        code, said = call(verb, "r.toml", "--set", "train.keep_every_epochs=1")
+        assert code != 0
+        assert "a stream has no passes to count" in said
+        assert "train.keep_every_steps" in said
+
+
 @pytest.mark.slow
 def test_two_processes_stream_their_own_shards_and_resume(call, tmp_path):
     launched(tmp_path, "train", "r.toml", "--set", "train.steps=4")

@@ -228,6 +228,12 @@ def test_rates_of_clips(video):
     for clip in drawn:
         shown = numbers(clip)
         assert shown[1] - shown[0] == round(16 / clip.fps)
+        assert clip.stride == pytest.approx(shown[1] - shown[0])
+    assert load(slot(video), clip="uniform").stride == pytest.approx(4)
+
+
+def test_pictures_have_a_stride_of_one(tmp_path):
+    assert load(pair(tmp_path)).stride == 1
 
 
 @pytest.mark.parametrize(("compat", "fps"), [("cogvideox", 16), ("framer", 16), ("easyanimate", 16)])

@@ -171,7 +171,7 @@ def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 def judged(process: Flow | Ddpm | Sigma, prediction: torch.Tensor, noised: Noised, clean: torch.Tensor, share: float):
     """The Loss that the plain method takes of a given prediction."""
     denoiser = SimpleNamespace(predict=lambda x, t, conditions: prediction)
-    method = Finetune(denoiser, process, SimpleNamespace(parameters=dict))
+    method = Finetune(denoiser, process, SimpleNamespace(parameters=dict, whole=dict))
     batch = Batch(clean, {}, tuple(str(k) for k in range(len(clean))))
     return method.compare(noised, {}, batch, motion_loss=share)
 

@@ -5,6 +5,9 @@ registry has.
 """
 
 import golden_cogvideox
+import golden_dynamicrafter_lora
+import golden_dynamicrafter_nets
+import golden_dynamicrafter_process
 import golden_easyanimate_dit
 import golden_easyanimate_train
 import golden_easyanimate_vae
@@ -18,10 +21,16 @@ from cinelora.families.registry import FAMILIES
 from data import golden_frames, golden_masks, golden_videox
 
 EASYANIMATE = {**golden_easyanimate_dit.CHECKS, **golden_easyanimate_vae.CHECKS, **golden_easyanimate_train.CHECKS}
+DYNAMICRAFTER = {
+    **golden_dynamicrafter_nets.CHECKS,
+    **golden_dynamicrafter_process.CHECKS,
+    **golden_dynamicrafter_lora.CHECKS,
+}
 CHECKS = {
     "wan": golden_wan.CHECKS,
     "cogvideox": golden_cogvideox.CHECKS,
     "easyanimate": EASYANIMATE,
+    "dynamicrafter": DYNAMICRAFTER,
     "framer": {**golden_framer_nets.CHECKS, **golden_framer_tracks.CHECKS},
 }
 DATA_CHECKS = {**golden_frames.CHECKS, **golden_masks.CHECKS, **golden_videox.CHECKS}

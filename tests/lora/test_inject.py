@@ -150,6 +150,46 @@ def test_patterns_give_single_modules_other_sizes():
     assert modules["transformer.blocks.0.to_q"] == {"rank": 4, "alpha": 4.0, "scale": 1.0}
 
 
+class Pair:
+    """Two parts of the same network."""
+
+    def __init__(self):
+        self.one, self.other = fake().net, fake().net
+
+    def adapt(self, targets, presets=CARD.lora_presets, **options):
+        parts = {"one": self.one, "other": self.other}
+        found = inject(parts, LoraOptions(targets=targets, **options), presets=presets, default_preset="all")
+        return [adapted.key for adapted in found.layers]
+
+
+def test_a_pattern_must_match_in_some_part_and_a_preset_in_each_that_it_names():
+    presets = {"both": r".*to_q", "first": {"one": r".*to_q"}, "lost": {"one": r".*to_q", "other": "nothing"}}
+    first = Pair().adapt("first", presets)
+    assert first
+    assert all(key.startswith("one.") for key in first)
+    assert len(Pair().adapt("both", presets)) == 2 * len(first)
+    with pytest.raises(RecipeError, match="no linear module of part 'other'"):
+        Pair().adapt("lost", presets)
+    with pytest.raises(RecipeError, match="adapts nothing in part 'other'"):
+        Pair().adapt("first", presets, parts={"other": "lora"})
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        Pair().adapt("first", presets, parts={"one": "frozen"})
+
+
+def test_own_patterns_may_be_of_one_part_alone():
+    pair = Pair()
+    del pair.other.blocks[1]
+    targets = r"blocks\.1\..*to_q"
+    assert Pair().adapt(targets) == ["one.blocks.1.to_q", "other.blocks.1.to_q"]
+    assert pair.adapt(targets, rank_pattern={r"blocks\.1\..*": 2}, alpha_pattern={r"blocks\.1\..*": 1.0}) == [
+        "one.blocks.1.to_q"
+    ]
+    with pytest.raises(RecipeError, match="matches no linear module of the parts 'one', 'other'"):
+        Pair().adapt(targets, rank_pattern={"nothing": 2})
+    with pytest.raises(RecipeError, match="adapts nothing in part 'other'"):
+        pair.adapt(targets, parts={"other": "lora"})
+
+
 def test_disabled_and_scaled():
     denoiser = fake()
     adapters = adapt(denoiser, rank=4)

@@ -65,7 +65,7 @@ def denoiser():
 
 @pytest.fixture
 def method(denoiser):
-    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain})
+    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain}, whole=dict)
     return open_method(MethodOptions(), denoiser, Process(), adapters={"adapter": adapters}, negative={})
 
 
@@ -138,7 +138,7 @@ class Still(Denoiser):
 
 
 def of_clips(denoiser, **options):
-    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain})
+    adapters = SimpleNamespace(parameters=lambda: {"gain": denoiser.net.gain}, whole=dict)
     process = Flow(NoiseOptions())
     return open_method(MethodOptions(**options), denoiser, process, adapters={"adapter": adapters}, negative={})
 

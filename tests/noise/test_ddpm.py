@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from cinelora.base.errors import RecipeError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch
-from cinelora.noise.ddpm import Ddpm, alphas_of
+from cinelora.noise.ddpm import Ddpm, alphas_of, scales_of
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 
@@ -136,3 +136,31 @@ def test_a_learned_variance_behind_the_prediction_counts_for_nothing():
     assert torch.equal(process.clean_of(both, noised.x, noised.t), process.clean_of(prediction, noised.x, noised.t))
     with pytest.raises(ValueError, match="4 channels for latents of 3"):
         process.loss(both[:, :4], noised, batch)
+
+
+def test_dynamic_rescale_makes_clean_latents_smaller_and_is_what_is_learned():
+    scales = scales_of(options(rescale_to=0.3, rescale_times=400))
+    assert (float(scales[0]), float(scales[399]), float(scales[999])) == (1.0, pytest.approx(0.3), 0.3)
+    assert float(scales[200]) == pytest.approx(1 - 0.7 * 200 / 399)
+    clean, noise = (torch.randn(3, 2, 2, 2, 2, generator=torch_rng(k)) for k in range(2))
+    t = torch.tensor([0, 200, 900])
+    small = clean * scales[t].float().view(3, 1, 1, 1, 1)
+    for prediction in PREDICTIONS:
+        process = Ddpm(options(prediction=prediction, rescale_to=0.3))
+        found, wanted = process.mix(clean, noise, t), Ddpm(options(prediction=prediction)).mix(small, noise, t)
+        torch.testing.assert_close(found.x, wanted.x)
+        torch.testing.assert_close(found.target, wanted.target)
+        torch.testing.assert_close(process.clean_of(found.target, found.x, t), small, rtol=1e-4, atol=1e-4)
+    assert bool((scales_of(options()) == 1).all())
+
+
+def test_offset_noise_shifts_whole_frames_of_a_channel():
+    def noise(offset):
+        process = Ddpm(options(prediction="eps", noise_offset=offset))
+        return process.noise(torch.zeros(4, 3, 5, 16, 16), torch_rng("offset")).target
+
+    plain, shifted = noise(0.0), noise(2.0)
+    apart = shifted - plain
+    torch.testing.assert_close(apart, apart[..., :1, :1].expand_as(apart), rtol=0, atol=1e-5)
+    assert 1.6 < float(apart[..., 0, 0].std()) < 2.4
+    assert len(apart[..., 0, 0].unique()) == 4 * 3 * 5

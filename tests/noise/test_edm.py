@@ -157,6 +157,14 @@ def test_the_offset_is_one_number_for_each_frame():
     assert (noise - means.view(64, 1, 5, 1, 1)).std() == pytest.approx(1, rel=0.05)
 
 
+def test_the_offset_is_the_scripts_under_compat_and_else_none():
+    assert NoiseOptions(kind="edm", compat="ddpm").offset == 0.05
+    assert NoiseOptions(kind="edm", compat="ddpm", noise_offset=0.2).offset == 0.2
+    assert NoiseOptions(kind="edm").offset == NoiseOptions(kind="ddpm").offset == 0.0
+    with pytest.raises(ValidationError, match=r"noise_offset has no effect with kind = 'edm'"):
+        NoiseOptions(kind="edm", noise_offset=0.1)
+
+
 def test_held_out_losses_of_the_script_go_over_its_table():
     found = edm(compat="ddpm").at(torch.zeros(3, 1, 1, 1, 1), torch.tensor([0.0, 0.5, 1.0]), torch_rng("h"))
     assert found.t.tolist() == [0, 500, 999]

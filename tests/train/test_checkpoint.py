@@ -104,6 +104,18 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [folder_name(k) for k in (5, 6)]
 
 
+def test_what_is_kept_for_good_outlives_pruning(tmp_path):
+    for step in range(1, 7):
+        save_checkpoint(tmp_path, [learner(float(step))], {"step": step}, kept=step in (2, 5))
+    prune(tmp_path, 1, best_step=3)
+    assert [p.name for p in checkpoints(tmp_path)] == [folder_name(k) for k in (2, 3, 5, 6)]
+    prune(tmp_path, 1, best_step=None)
+    assert [p.name for p in checkpoints(tmp_path)] == [folder_name(k) for k in (2, 5, 6)]
+    one = learner(0.0)
+    load_checkpoint(tmp_path / folder_name(2), [one])
+    assert all(float(weight.detach()[0, 0]) == 2.0 for weight in one.parameters.values())
+
+
 def test_the_best_is_found_by_its_mark(tmp_path):
     assert best_checkpoint(tmp_path) is None
     mark_best(tmp_path, {"step": 4, "loss": 0.5})

@@ -326,6 +326,18 @@ def test_the_best_is_marked_saved_and_kept(tmp_path):
     assert [e["step"] for e in diary.events if e["kind"] == "checkpoint" and e["best"]] == [1, 2]
 
 
+@pytest.mark.parametrize(("kept", "names"), [("adapter", [8]), ("checkpoint", [3, 6, 8])])
+def test_checkpoints_of_some_steps_are_kept_for_good_if_asked(tmp_path, kept, names):
+    options = {"steps": 8, "save_every_steps": 4, "keep_last": 1, "keep_every_steps": 3, "kept": kept}
+    trainer(tmp_path, options).run()
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [f"step-{k:06d}" for k in names]
+    more = trainer(tmp_path, {**options, "steps": 9, "keep_every_steps": 0, "kept": "adapter"})
+    assert more.resume() == 8
+    more.run()
+    left = [*names[:-1], 9]
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [f"step-{k:06d}" for k in left]
+
+
 def test_epochs_count_passes_over_the_data(tmp_path):
     run = trainer(tmp_path, {"epochs": 2, "micro_size": 2, "accumulation": 3})
     assert run.work.batches.micros_per_epoch == 4  # 3 clips of one size and 4 of another

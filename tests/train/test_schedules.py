@@ -2,8 +2,9 @@ import pytest
 import torch
 from transformers import optimization
 
+from cinelora.base.errors import RecipeError
 from cinelora.train.options import TrainOptions
-from cinelora.train.schedules import factor, total_steps
+from cinelora.train.schedules import factor, kept_counts, step_counts, total_steps
 
 TOTAL, WARMUP = 23, 4
 
@@ -80,3 +81,20 @@ def test_constant_stays_and_decay_ends_at_its_share():
 )
 def test_length_in_steps(given, micros, wanted):
     assert total_steps(TrainOptions(**given), micros) == wanted
+
+
+def test_what_is_due_by_steps_and_by_passes():
+    def counts(steps, epochs, micros=10):
+        return step_counts(steps, epochs, micros, accumulation=4, instead="train.keep_every_steps")
+
+    assert counts(0, 0.0) == []
+    assert counts(7, 0.0) == [7]
+    assert counts(0, 2.0) == [5]
+    assert counts(7, 2.0) == [5, 7]
+    assert counts(5, 2.0) == [5]
+    assert counts(0, 0.01) == [1]
+    assert counts(3, 0.0, None) == [3]
+    with pytest.raises(RecipeError, match="a stream has no passes") as caught:
+        counts(3, 1.0, None)
+    assert "train.keep_every_steps" in caught.value.problems[0].do
+    assert kept_counts(TrainOptions(keep_every_steps=3, keep_every_epochs=2, accumulation=2), 7) == [3, 7]

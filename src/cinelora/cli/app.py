@@ -15,6 +15,7 @@ from cinelora import __version__
 from cinelora.cli.cache import Sets
 from cinelora.cli.cache import app as cache_app
 from cinelora.cli.interpolate import interpolate, tracks
+from cinelora.cli.lora import app as lora_app
 
 
 class _InOrder(TyperGroup):
@@ -120,6 +121,7 @@ def check(
 app.add_typer(cache_app, name="cache")
 app.command()(interpolate)
 app.command()(tracks)
+app.add_typer(lora_app, name="lora")
 
 
 @app.command()
@@ -151,6 +153,9 @@ Alpha = Annotated[
     float | None,
     typer.Option(help="The alpha of the training, for files that do not state it, such as VideoX-Fun's PEFT files."),
 ]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out what the base has no place for, and say what that is.")
+]
 
 
 @app.command()
@@ -181,14 +186,12 @@ def sample(
     video: Films = None,
     video_strength: FilmStrength = None,
     alpha: Alpha = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Leave out what the base has no place for, and say what that is."),
-    ] = False,
+    allow_missing: AllowMissing = False,
     frames: Annotated[int | None, typer.Option(help="Frames of each video; the variant's if left out.", min=1)] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(metavar="HEIGHT WIDTH", help="In pixels; the variant's if left out.")
     ] = None,
+    sets: Sets = None,
 ) -> None:
     """Draw videos with an adapter."""
     from cinelora.commands.sample import Wishes
@@ -211,6 +214,7 @@ def sample(
         allow_missing=allow_missing,
         frames=frames,
         size=size,
+        sets=tuple(sets or ()),
     )
     run(lora, prompt, out=out, wishes=wishes)
 

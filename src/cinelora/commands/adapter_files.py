@@ -15,6 +15,7 @@ from torch import Tensor
 
 import cinelora
 from cinelora.base.log import console
+from cinelora.commands.full_parts import BEST, LAST, folders_of, noted
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, open_denoiser
 from cinelora.config.load import Loaded
@@ -24,43 +25,67 @@ from cinelora.contracts.flow import Batch, Bucket
 from cinelora.contracts.roles import AdapterLayout, Denoiser
 from cinelora.families import registry
 from cinelora.lora.files import AdapterFile, cannot_carry, write_adapter, write_tensors
-from cinelora.lora.folders import Folders
-from cinelora.lora.prove import SHARE_OF_EFFECT, Probe, Proof, fill_parts, prove, prove_read, take_probe
+from cinelora.lora.prove import (
+    SHARE_OF_EFFECT,
+    Probe,
+    Proof,
+    check_written,
+    fill_parts,
+    prove,
+    prove_read,
+    take_probe,
+)
 from cinelora.nets.experts import Experts
 from cinelora.report.versions import versions
 from cinelora.train.place import Place
 
 
 @dataclass(frozen=True)
-class Saved:
-    """One adapter of a run as its files hold it: their name without the layout, what it fits, what it must say.
+class Written:
+    """One adapter of a run as its files hold it: their name without the layout, and what it fits.
 
-    `full` are the files of weights of parts that learned in full, by part, `folder` that of what else was written.
+    `full` are the files of weights of parts that learned in full, by part, `folder` that of what else was written;
+    `adapted` is False where only such parts learned.
     """
 
     name: str
     variant: Variant
-    probe: Probe
     full: Mapping[str, Path] = field(default_factory=dict)
     folder: Path | None = None
+    adapted: bool = True
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written, and what it must say once it is read back."""
+
+    files: Written
+    probe: Probe
 
 
 def save_adapters(session: Session, name: str, steps: int) -> list[Saved]:
     """Write the files of the adapters as they are now, and note what they must reproduce once they are read back."""
+    written = write_adapters(session, name, steps, folder=session.folder.adapter)
+    return [Saved(files, _probe(session, expert)) for expert, files in written.items()]
+
+
+def write_adapters(session: Session, name: str, steps: int, *, folder: Path) -> dict[str, Written]:
+    """Write the files of the adapters as they are now; by expert, what was written."""
     session.activate()
     whole = _whole(session)
-    full, folder = _write_full(session, whole, name, steps)
-    saved = []
+    full, folders = _write_full(session, whole, name, steps)
+    written = {}
     for expert_name, expert in _experts(session).items():
         own = f"{name}.{expert.label}" if expert else name
         variant = expert.variant if expert else session.loaded.variant
         file = whole.of_part(expert.part, *expert.variant.parts) if expert else whole
         weights = _own_weights(full, expert)
         if file.tensors:
-            _write_layouts(session, own, replace(file, metadata=_metadata(session, name, steps, expert_name)))
+            told = replace(file, metadata=_metadata(session, name, steps, expert_name))
+            _write_layouts(session.loaded, folder / own, told)
         if file.tensors or weights:
-            saved.append(Saved(own, variant, _probe(session, expert_name), weights, folder))
-    return saved
+            written[expert_name] = Written(own, variant, weights, folders, adapted=bool(file.tensors))
+    return written
 
 
 def _experts(session: Session) -> Mapping[str, Expert | None]:
@@ -81,15 +106,23 @@ def _whole(session: Session) -> AdapterFile:
     return AdapterFile(tensors, {key: alpha for file in files for key, alpha in file.alphas.items()})
 
 
-def _write_layouts(session: Session, name: str, file: AdapterFile) -> None:
-    """A file of each layout that is asked for; those that an earlier part of the run wrote are not left to grow old."""
-    for layout in registry.lora_layouts(session.loaded.family, session.loaded.variant):
-        (session.folder.adapter / f"{name}.{layout.name}.safetensors").unlink(missing_ok=True)
-    for layout in consumed_layouts(session.loaded):
+def _write_layouts(loaded: Loaded, place: Path, file: AdapterFile) -> None:
+    """A file of each layout that is asked for; those that an earlier part of the run wrote are not left to grow old.
+
+    Each is read back: those that are kept for good meet no base. Raises RunError where one holds something else.
+    """
+    for layout in registry.lora_layouts(loaded.family, loaded.variant):
+        _file_of(place, layout).unlink(missing_ok=True)
+    for layout in consumed_layouts(loaded):
         if reason := cannot_carry(file, layout):
             console.print(f"no {layout.name} file: {reason}")
         else:
-            write_adapter(session.folder.adapter / f"{name}.{layout.name}.safetensors", file, layout)
+            write_adapter(_file_of(place, layout), file, layout)
+            check_written(_file_of(place, layout), layout, file)
+
+
+def _file_of(place: Path, layout: AdapterLayout) -> Path:
+    return place.with_name(f"{place.name}.{layout.name}.safetensors")
 
 
 def _write_full(session: Session, whole: AdapterFile, name: str, steps: int) -> tuple[dict[str, Path], Path | None]:
@@ -100,15 +133,22 @@ def _write_full(session: Session, whole: AdapterFile, name: str, steps: int) -> 
             part, _, own = key.partition(".")
             full.setdefault(part, {})[own] = tensor
     loaded, metadata = session.loaded, _metadata(session, name, steps)
-    if loaded.family.folders:
-        folder = session.folder.path / ("final" if name == loaded.name else "best")
-        writer: Folders = registry.named(loaded.family.folders)
+    writer = folders_of(loaded.family)
+    if writer is not None:
+        folder = _folder_of(session, name)
         file = replace(whole, metadata=metadata)
         return writer.write(folder, session.denoiser.parts(), file, full=full, base=loaded.base), folder
     paths = {part: session.folder.path / "weights" / f"{name}.{part}.safetensors" for part in full}
     for part, path in paths.items():
         write_tensors(path, full[part], metadata)
     return paths, None
+
+
+def _folder_of(session: Session, name: str) -> Path:
+    """Where the folders of an adapter of this name stand: the last, the best, or one of those that are kept."""
+    if name == session.loaded.name:
+        return session.folder.path / LAST
+    return session.folder.path / BEST if name.endswith(f".{BEST}") else session.folder.history / name
 
 
 def _metadata(session: Session, stem: str, steps: int, expert: str = "") -> dict[str, str]:
@@ -130,6 +170,7 @@ def _metadata(session: Session, stem: str, steps: int, expert: str = "") -> dict
         "alpha": str(recipe.lora.alpha or recipe.lora.rank),
         "targets": recipe.lora.targets or family.default_preset,
         "steps": str(steps),
+        **({} if expert else noted({part: None for one in session.drawn.values() for part in one.full})),
         **told,
         "recipe": resolved(recipe),
         "versions": json.dumps(versions()),
@@ -172,20 +213,22 @@ def consumed_layouts(loaded: Loaded) -> list[AdapterLayout]:
 def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spoken, saved: Sequence[Saved]) -> None:
     """Load every written file onto a fresh base and compare it with its probe. Raises RunError where one is off."""
     pipeline = registry.named(loaded.family.pipeline) if loaded.family.pipeline else None
+    reader = folders_of(loaded.family)
     for one in saved:
-        bare = partial(open_denoiser, replace(loaded, variant=one.variant), place, spoken.blank)
-        reopen = partial(_with_full, bare, one.full)
+        files = one.files
+        bare = partial(open_denoiser, replace(loaded, variant=files.variant), place, spoken.blank)
+        reopen = partial(_with_full, bare, files.full)
         for layout in consumed_layouts(loaded):
-            path = folder.adapter / f"{one.name}.{layout.name}.safetensors"
+            path = _file_of(folder.adapter / files.name, layout)
             if not path.exists():
                 continue
             with place.autocast():
                 proof = prove(path, layout, one.probe, reopen=reopen, pipeline=pipeline)
             _tell(path, proof)
-        if one.folder is not None or one.full:
-            reader: Folders | None = registry.named(loaded.family.folders) if loaded.family.folders else None
-            file = reader.read(one.folder) if reader and one.folder else None
-            where = str(one.folder or next(iter(one.full.values())).parent)
+        # Weights beside an adapter's file are proven with it; an adapter in folders is read from there.
+        if files.folder is not None or not files.adapted:
+            file = reader.read(files.folder) if reader and files.folder else None
+            where = str(files.folder or next(iter(files.full.values())).parent)
             with place.autocast():
                 proof = prove_read(file, one.probe, reopen=reopen, bare=bare, where=where)
             _tell(where, proof)

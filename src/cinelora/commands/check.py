@@ -56,6 +56,7 @@ def check(target: Path, *, model: str, sets: list[str], report: Path | None = No
 
 def _look_early(loaded: Loaded) -> None:
     """What `train` looks at before it encodes; a dataset alone needs none of it."""
+    from cinelora.commands.begin import check_start
     from cinelora.commands.early import (
         check_base_at_hand,
         check_previews,
@@ -65,6 +66,7 @@ def _look_early(loaded: Loaded) -> None:
 
     check_shown(loaded)
     check_targets(loaded)
+    check_start(loaded)
     check_previews(loaded)
     check_base_at_hand(loaded)
 

@@ -1,6 +1,6 @@
 """Owns the way from a recipe to encoded clips: plan, encoding, cache. Shared by check, cache, train and demo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.log import console
@@ -21,6 +21,7 @@ from cinelora.data.shards import Shards, check_stream, is_streamed
 from cinelora.data.sources import read_records
 from cinelora.data.survey import first_look, survey
 from cinelora.families import registry
+from cinelora.train.schedules import kept_counts
 
 
 def data_of(loaded: Loaded) -> DataOptions:
@@ -55,6 +56,7 @@ def check_streamed(loaded: Loaded) -> None:
         return
     try:
         check_stream(data, loaded.folder, epochs=epochs)
+        kept_counts(loaded.recipe.train, None)
     except RecipeError as error:
         raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
 
@@ -78,10 +80,28 @@ def encoder_of(loaded: Loaded) -> Encoder:
     _set(loaded, encoder, "tiling", model.tiling, default=False)
     _set(loaded, encoder, "compat", model.vae_compat, default="none", option="vae_compat")
     _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="vae_dtype")
+    set_if_said(loaded, encoder.towers(), "shows", model.image_frame, option="image_frame")
+    set_if_said(loaded, encoder.towers(), "pace", model.pace, option="pace")
     for tower in encoder.towers():
         if hasattr(tower, "as_script"):
             tower.as_script = loaded.recipe.noise.compat == "ddpm"
     return encoder
+
+
+def set_if_said(loaded: Loaded, owners: Iterable[object], name: str, value: object, *, option: str) -> None:
+    """Take over an option of [model] that only some families have; None = it was left out.
+
+    Raises RecipeError where nobody of `owners` has such an attribute.
+    """
+    if value is None:
+        return
+    having = [one for one in owners if hasattr(one, name)]
+    if not having:
+        where, do = loaded.source.where(("model", option)), f"remove model.{option}"
+        what = f"the variant {loaded.variant.name} of {loaded.family.name} has nothing that model.{option} is for"
+        raise RecipeError(Problem(what, found=f"{option} = {value}", where=where, do=do))
+    for one in having:
+        setattr(one, name, value)
 
 
 def _set(loaded: Loaded, encoder: Encoder, name: str, value: object, *, default: object, option: str = "") -> None:

@@ -4,19 +4,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from cinelora.base.errors import Problems, RecipeError, WeightsError
+from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError
 from cinelora.base.log import console
 from cinelora.commands.clips import encoder_of
 from cinelora.config.load import Loaded
 from cinelora.contracts.card import Variant
 from cinelora.data.encoding import runs
 from cinelora.families import registry
-from cinelora.lora.targets import sizes
+from cinelora.lora.targets import planned
 from cinelora.nets.schedule import contradictions
 from cinelora.nets.weights import RANDOM, may_be_on_hub
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import preview_bucket
-from cinelora.preview.pictures import check_film, check_picture, check_pictures
+from cinelora.preview.pictures import check_film, check_picture, check_pictures, takes_ends
 
 
 def check_targets(loaded: Loaded) -> None:
@@ -28,15 +28,10 @@ def check_targets(loaded: Loaded) -> None:
     options = loaded.recipe.lora
     if not options.targets:
         options = options.model_copy(update={"targets": loaded.family.default_preset})
-    problems = Problems(RecipeError)
-    for name, module in parts.items():
-        if options.parts.get(name, "lora") != "lora":
-            continue
-        try:
-            sizes(name, module, options, loaded.family.lora_presets)
-        except RecipeError as error:
-            problems.found += [loaded.source.located(problem) for problem in error.problems]
-    problems.raise_if_any()
+    try:
+        planned(parts, options, loaded.family.lora_presets)
+    except RecipeError as error:
+        raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
 
 
 def check_shown(loaded: Loaded) -> None:
@@ -104,8 +99,12 @@ def check_previews(loaded: Loaded) -> None:
     if not options.prompts:
         return
     try:
-        frames = preview_bucket(options, loaded.variant.geometry).frames
-        check_pictures(encoder_of(loaded), len(options.images), len(options.end_images), frames=frames)
+        frames, encoder = preview_bucket(options, loaded.variant.geometry).frames, encoder_of(loaded)
+        ends = options.images if options.loop else options.end_images
+        if options.loop and not takes_ends(encoder):
+            what, do = "clips of this variant cannot go round: they take no picture to end at", "remove preview.loop"
+            raise RecipeError(Problem(what, found="preview.loop = true", where="preview.loop", do=do))
+        check_pictures(encoder, len(options.images), len(ends), frames=frames)
         process, strength = open_process(loaded.recipe.noise), options.strength_of_videos
         process.sampler(options.num_steps, options.sampler, options.denoising_steps, strength=strength)
         _check_files(loaded)

@@ -88,7 +88,8 @@ def fitting(family: Family, file: AdapterFile) -> list[str]:
     known: dict[str, bool] = {}
     found = []
     for variant in family.variants.values():
-        alike = repr((variant.parts, variant.network.get("transformer")))
+        # Many variants have one network; families whose denoiser is of another name are compared by all of theirs.
+        alike = repr((variant.parts, variant.network.get("transformer", variant.network)))
         if alike not in known:
             known[alike] = fits(registry.skeleton(family, variant), file)
         if known[alike]:

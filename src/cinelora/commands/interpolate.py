@@ -18,11 +18,11 @@ from torch import Generator, Tensor
 
 from cinelora.base.errors import Problem, Problems, RecipeError, RunError
 from cinelora.base.log import console, logger, progress
+from cinelora.commands.full_parts import BEST, LAST, run_at
 from cinelora.commands.init import split
 from cinelora.commands.sample import recipe_in
 from cinelora.commands.session import open_denoiser, unload
 from cinelora.commands.tracks import pairs_of
-from cinelora.commands.whole_parts import run_at
 from cinelora.config.load import Loaded, Source, check
 from cinelora.config.told import must_say_of
 from cinelora.contracts.flow import Bucket, Clip, Record, Slot, Tracks
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 Steer = Literal["none", "tracks", "sift"]
 _WITH_TRACKS = "-tracks"
 _NUM_SEEDS = 2**63
-_FINAL, _BEST = "final", "best"
-"""Folders of a run that hold what it learned."""
 DEFAULT_MODEL = "framer/512x320"
 _SIFT_SCALE = 0.5
 """What the ControlNet's work is multiplied by where SIFT found the points: they are less sure than a person's."""
@@ -196,7 +194,7 @@ def _stated(place: Path) -> tuple[str, dict[str, Any]]:
 
 def _run_around(place: Path) -> Loaded | None:
     """The run at this place, or whose folder `final` or `best` it is."""
-    return run_at(place.parent if place.name in (_FINAL, _BEST) else place)
+    return run_at(place.parent if place.name in (LAST, BEST) else place)
 
 
 def _loaded(folder: Path, wishes: InterpolateWishes) -> Loaded:
@@ -342,7 +340,7 @@ def _opened(loaded: Loaded, denoiser: Any, part: str, folder: Path) -> Any:
 
 def _final(folder: Path) -> Path:
     """The folder that a run leaves its folders in, or the folder itself."""
-    return folder / _FINAL if (folder / _FINAL).is_dir() else folder
+    return folder / LAST if (folder / LAST).is_dir() else folder
 
 
 def _part(module: str) -> str:

@@ -1,6 +1,7 @@
 """Owns the folder of a run: who may use it, and what is written into it besides checkpoints.
 
-    recipe.toml  origin.json  data.json  versions.json  events.jsonl  checkpoints/  samples/  adapter/  report.html
+    recipe.toml  origin.json  data.json  versions.json  events.jsonl  report.html
+    checkpoints/  samples/  adapter/  history/
 
 One process at a time: the lock is the operating system's, so that a killed run leaves none behind.
 """
@@ -32,6 +33,7 @@ class RunFolder:
         self.recipe, self.origin = path / "recipe.toml", path / "origin.json"
         self.events, self.checkpoints = path / "events.jsonl", path / "checkpoints"
         self.samples, self.adapter = path / "samples", path / "adapter"
+        self.history = path / "history"
 
     def refuse_used(self, *, resume: bool) -> None:
         """Raise RunError where a new run would go into an old one's folder, or over a recipe that no run wrote.

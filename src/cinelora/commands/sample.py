@@ -12,11 +12,11 @@ from cinelora.base.errors import Problem, RecipeError, RunError, WeightsError
 from cinelora.base.log import console
 from cinelora.commands.early import check_previews
 from cinelora.commands.fit import fitted
+from cinelora.commands.full_parts import files_beside, header_of, heard_in_samples, run_at, whole_parts
 from cinelora.commands.init import split
 from cinelora.commands.partners import partners, read_together
 from cinelora.commands.session import open_denoiser, see, unload
-from cinelora.commands.whole_parts import header_of, heard_in_samples, run_at, whole_parts
-from cinelora.config.load import Loaded, Source, check
+from cinelora.config.load import Loaded, Source, check, set_all
 from cinelora.config.told import must_say_of
 from cinelora.families import registry
 from cinelora.lora.files import AdapterFile, read_adapter, read_header
@@ -32,7 +32,7 @@ from cinelora.train.place import open_place
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line asks for; empty or None is the adapter's or the variant's own."""
+    """What the command line asks for; empty or None is the adapter's or the variant's own; `sets` go over all."""
 
     base: str = ""
     model: str = ""
@@ -50,6 +50,7 @@ class Wishes:
     allow_missing: bool = False
     frames: int | None = None
     size: tuple[int, int] | None = None
+    sets: tuple[str, ...] = ()
 
 
 def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None:
@@ -78,7 +79,7 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
     with adapters.scaled(wishes.strength) if adapters else nullcontext():
         nothing = against if away else blank
         latents = walk(denoiser, open_process(loaded.recipe.noise), conditions, blank=nothing, seeds=seeds, how=how)
-    videos = decode(encoder, latents, device=str(place.device))
+    videos = decode(encoder, latents, device=str(place.device), loop=loaded.recipe.preview.loop)
     for number, video in enumerate(videos):
         write_mp4(out / f"{number:02d}.mp4", video, loaded.variant.geometry.fps)
     write_png(out / "sheet.png", contact_sheet(list(videos), prompts))
@@ -97,6 +98,8 @@ def _learned(lora: Path, prompts: list[str], wishes: Wishes) -> tuple[Loaded, Ad
     together = partners(path, header) if path and not wishes.model else {}
     if together:
         header = {**header, "variant": header["joint_variant"]}
+    elif path == lora:
+        whole = files_beside(lora, header)
     loaded = _around(path or lora, header, prompts, wishes)
     if lost := [part for part in whole if part not in loaded.variant.parts]:
         what, do = f"part {lost[0]!r} learned in full, and this model has no such part", "leave --model out"
@@ -144,6 +147,10 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
                 "the adapter does not say which model it is for", found=str(path), do="name it: --model FAMILY/VARIANT"
             )
         )
+    if not wishes.model and named in registry.FAMILIES:
+        variants, do = ", ".join(registry.FAMILIES[named].variants), f"name it: --model {named}/VARIANT"
+        what = "the adapter does not say which variant it is for"
+        raise RecipeError(Problem(what, found=str(path), allowed=variants, do=do))
     family, variant = split(named)
     own = recipe_in(header, path) if header.get("family") in (None, family) else {}
     asked = {"num_steps": wishes.num_steps, "guidance": wishes.guidance, "sampler": wishes.sampler or None}
@@ -171,7 +178,9 @@ def _around(path: Path, header: dict[str, str], prompts: list[str], wishes: Wish
         "method": own["method"] if _is_distilled(own) else {},
         "preview": {key: value for key, value in preview.items() if value is not None},
     }
-    return check(Source(tables, file="the command line"), folder=Path(), name=path.stem)
+    source = Source(tables, file="the command line")
+    set_all(source, wishes.sets)
+    return check(source, folder=Path(), name=path.stem)
 
 
 def _noise_in(recipe: Mapping[str, Any], *, of_joint: bool) -> dict[str, Any]:

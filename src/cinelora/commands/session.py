@@ -14,7 +14,7 @@ from torch import Tensor
 from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
-from cinelora.commands.clips import cache_of, words_of
+from cinelora.commands.clips import cache_of, set_if_said, words_of
 from cinelora.commands.early import starts_of
 from cinelora.commands.run_folder import RunFolder
 from cinelora.config.load import Loaded
@@ -72,6 +72,7 @@ def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tens
     found: list[dict[str, Tensor]] = [{} for _ in options.prompts]
     pictures, ends, videos = (starts_of(loaded, name) for name in ("images", "end_images", "videos"))
     bucket = preview_bucket(options, geometry)
+    ends = pictures if options.loop else ends
     seen: list[dict[str, Tensor]] = []
     if found and pictures:
         seen = picture_conditions(encoder, pictures, bucket, ends=ends, device=device)
@@ -81,6 +82,9 @@ def see(loaded: Loaded, encoder: Encoder, *, device: str) -> list[dict[str, Tens
     for tables in filter(None, (seen, filmed)):
         for mine, (_, table) in zip(found, shared(found, tables), strict=True):
             mine |= table
+    if options.pace is not None:  # only of variants that are told of it (`config.told`)
+        for table in found:
+            table["fps"] = torch.full_like(table["fps"], options.pace)
     return found
 
 
@@ -102,6 +106,7 @@ def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> 
     )
     denoiser.text_dropout, denoiser.blank = recipe.model.text_dropout, blank
     set_image_dropout(loaded, denoiser)
+    set_if_said(loaded, [denoiser], "image_noise", recipe.model.image_noise, option="image_noise")
     if hasattr(denoiser, "compat"):  # of Framer, whose script gives other conditions too
         denoiser.compat = recipe.noise.compat
     if hasattr(denoiser, "motion_bucket"):
@@ -203,7 +208,7 @@ class Session:
             return []
         shots = [(k, options.seed + n) for k in range(len(self.spoken.prompts)) for n in range(options.num_seeds)]
         latents = self.draw([self.spoken.conditions[k] for k, _ in shots], [seed for _, seed in shots])
-        videos = decode(self.encoder, latents, device=str(self.place.device))
+        videos = decode(self.encoder, latents, device=str(self.place.device), loop=options.loop)
         unload(self.encoder)
         named = [{"prompt": self.spoken.prompts[k], "seed": seed} for k, seed in shots]
         write_text(self.folder.samples / "prompts.json", json.dumps(named, indent=1))

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from cinelora.base.errors import Problem, RecipeError, Stopped
 from cinelora.base.log import console
-from cinelora.commands.adapter_files import Saved, prove_files, save_adapters
+from cinelora.commands.adapter_files import Saved, prove_files, save_adapters, write_adapters
+from cinelora.commands.begin import begin, check_start
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
 from cinelora.commands.early import check_base, check_previews, check_schedule, check_shown, check_targets
 from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, speak
 from cinelora.config.load import Loaded, load
-from cinelora.config.recipe import Recipe
 from cinelora.data.batches import Batches, batcher, copies_of, held_out_micros, micro_rules
 from cinelora.data.cache_fill import FillReport
 from cinelora.data.cache_work import Share
@@ -37,6 +37,7 @@ from cinelora.train.loop import Hook, Result, Trainer, Work
 from cinelora.train.optim import check_optimizer
 from cinelora.train.place import Place, open_place
 from cinelora.train.same_run import Micros
+from cinelora.train.schedules import kept_counts, step_counts
 
 Tell = Callable[..., None]
 
@@ -45,6 +46,10 @@ FREE_ON_RESUME = (
     "train.epochs",
     "train.save_every_steps",
     "train.keep_last",
+    "train.keep_every_steps",
+    "train.keep_every_epochs",
+    "train.kept",
+    "train.files_at_saves",
     "train.on_nonfinite",
     "lora.files",
     "preview",
@@ -103,6 +108,8 @@ def train_loaded(
     check_shown(loaded)
     plan = plan_of(loaded)
     check_targets(loaded)
+    if not resume:
+        check_start(loaded)
     check_previews(loaded)
     check_base(loaded)
     place = open_place(loaded.recipe.train)
@@ -120,6 +127,8 @@ def train_loaded(
             folder.list_clips(plan)
         with _diary(loaded, folder, place, resume=resume) as tell:
             session = Session.open(loaded, place, folder, encoder=encoding.encoder, spoken=spoken)
+            if latest(folder.checkpoints) is None:
+                begin(loaded, session.adapters)
             result, saved = _learn(session, plan, encoding, tell=tell, resume=resume)
             if after is not None and place.first:
                 after(session)
@@ -209,6 +218,9 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
         left_out = trainer.work.batches.left_out.values()
         session.folder.list_clips(replace(plan, rows=(*plan.rows, *left_out)))
     if result.stopped:
+        if session.place.first and session.loaded.recipe.train.files_at_saves:
+            with trainer.averaged():
+                _write_now(session, result.step)
         _tell_stop(session, result)
     return result, _save(session, trainer, result, tell) if session.place.first else []
 
@@ -218,7 +230,6 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
     options, geometry = recipe.train, session.loaded.variant.geometry
     micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
     batches = _micros(session, plan)
-    draw = _once(lambda step: _preview(session, step, tell))
     return Work(
         method=open_method(
             recipe.method,
@@ -235,7 +246,7 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
         checkpoints=session.folder.checkpoints,
         held_out=HeldOut(micros, recipe.held_out, seed=options.seed) if micros else None,
         tell=tell,
-        hooks=[Hook(every, draw) for every in _preview_steps(recipe, batches)],
+        hooks=_hooks(session, batches, tell),
     )
 
 
@@ -251,16 +262,33 @@ def _once(call: Callable[[int], None]) -> Callable[[int], None]:
     return called
 
 
-def _preview_steps(recipe: Recipe, batches: Micros) -> list[int]:
-    """Every how many steps previews are drawn, by steps and by passes; equal ones once. Raises RecipeError."""
-    options, passes = recipe.preview, recipe.preview.every_epochs
-    found = {options.every_steps}
-    if passes and batches.micros_per_epoch is None:
-        do = "set preview.every_steps instead"
-        raise RecipeError(Problem("a stream has no passes to count", found=f"every_epochs = {passes:g}", do=do))
-    if passes:
-        found.add(max(1, round(passes * batches.micros_per_epoch / recipe.train.accumulation)))
-    return sorted(found - {0})
+def _hooks(session: Session, batches: Micros, tell: Tell) -> list[Hook]:
+    """What is due between steps: adapter files for now and for good, and previews. Raises RecipeError for a stream."""
+    options, preview, passes = session.loaded.recipe.train, session.loaded.recipe.preview, batches.micros_per_epoch
+    drawn = step_counts(
+        preview.every_steps,
+        preview.every_epochs,
+        passes,
+        accumulation=options.accumulation,
+        instead="preview.every_steps",
+    )
+    keep, draw = _once(lambda step: _keep(session, step)), _once(lambda step: _preview(session, step, tell))
+    write = Hook(options.save_every_steps, lambda step: _write_now(session, step))
+    return [
+        *([write] if options.files_at_saves else []),
+        *(Hook(every, keep) for every in kept_counts(options, passes)),
+        *(Hook(every, draw) for every in drawn),
+    ]
+
+
+def _write_now(session: Session, step: int) -> None:
+    """The run's adapter files as of now; at the end they are written anew, and proven."""
+    write_adapters(session, session.loaded.name, step, folder=session.folder.adapter)
+
+
+def _keep(session: Session, step: int) -> None:
+    name = f"{session.loaded.name}.{folder_name(step)}"
+    write_adapters(session, name, step, folder=session.folder.history)
 
 
 def _micros(session: Session, plan: Plan) -> Micros:

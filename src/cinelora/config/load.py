@@ -103,6 +103,12 @@ def read(path: Path, sets: Sequence[str] = ()) -> Source:
         line = re.search(r"at line (\d+)", str(error))
         where = f"{path}:{line[1]}" if line else str(path)
         raise RecipeError(Problem("the recipe is not valid TOML", found=str(error), where=where)) from error
+    set_all(source, sets)
+    return source
+
+
+def set_all(source: Source, sets: Sequence[str]) -> None:
+    """Put --set words over the tables. Raises RecipeError with all that do not fit."""
     problems = Problems(RecipeError)
     for word in sets:
         try:
@@ -110,7 +116,6 @@ def read(path: Path, sets: Sequence[str] = ()) -> Source:
         except RecipeError as error:
             problems.found += error.problems
     problems.raise_if_any()
-    return source
 
 
 def _apply(source: Source, word: str) -> None:
@@ -139,6 +144,7 @@ def _apply(source: Source, word: str) -> None:
 def check(source: Source, *, folder: Path, name: str) -> Loaded:
     """From raw tables to a Loaded recipe. Raises RecipeError with every problem."""
     problems = Problems(RecipeError)
+    _name_in_letters(source)
     family, variant = _card(source, problems)
     tables = dict(source.tables)
     if variant is not None:
@@ -163,6 +169,13 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
     assert family is not None
     assert variant is not None
     return Loaded(recipe, family, variant, folder, name, source)
+
+
+def _name_in_letters(source: Source) -> None:
+    """Take a variant whose name is a number, such as 512, without quotation marks: --set cannot give it any."""
+    model = source.tables.get("model")
+    if isinstance(model, dict) and type(model.get("variant")) is int:
+        source.tables["model"] = {**model, "variant": str(model["variant"])}
 
 
 def _put_defaults(tables: dict[str, Any], variant: Variant) -> None:

@@ -26,6 +26,9 @@ _OF_CAPTIONS = (
 _OF_TEXT = (("model", "text_dropout"), ("preview", "negative_prompt"))
 _OF_PICTURES = (("model", "image_dropout"),)
 _OF_IDS = (("model", "motion_bucket"),)
+_OF_PACE = (("preview", "pace"),)
+_OF_GREY = (("preview", "image_guidance"),)
+_OF_LATENTS = (("model", "image_noise"),)
 
 
 def must_say(variant: Variant) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,6 +58,11 @@ def check_told(recipe: "Recipe", family: Family, variant: Variant, problems: Pro
         _refuse(recipe, _OF_PICTURES, f"{variant.title} takes no pictures", problems, source)
     if "ids" not in variant.conditions:
         _refuse(recipe, _OF_IDS, f"{variant.title} is not told of motion", problems, source)
+    if "fps" not in variant.conditions:
+        _refuse(recipe, _OF_PACE, f"{variant.title} is not told of the pace of a clip", problems, source)
+    if "grey" not in variant.conditions:  # what stands for no picture
+        _refuse(recipe, _OF_GREY, f"{variant.title} cannot leave the picture out", problems, source)
+        _refuse(recipe, _OF_LATENTS, f"{variant.title} is given pictures as they are", problems, source)
     _check_rates(recipe, variant, problems, source)
     _check_tracks(recipe, title, variant, problems, source)
     _check_new(recipe, title, variant, problems, source)

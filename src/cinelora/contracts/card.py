@@ -82,7 +82,8 @@ class Family:
     `open_encoder` and `open_denoiser` name functions (base, variant, dtype) -> Encoder / Denoiser, `skeleton` one
     (variant) -> parts on the meta device, so that targets can be checked before a weight is read, `check_base` one
     (base, variant) that looks at the headers of a base's denoiser, so that a wrong one is told before the encoding;
-    `lora_presets` maps a preset's name to the regular expression that module names must match in full;
+    `lora_presets` maps a preset's name to the regular expression that module names must match in full, or to one for
+    each part that it adapts (others rest unless [lora.parts] says what becomes of them);
     `lora_layouts` and `weight_layouts` name tuples of Layout, `adapter_files` the names of the former, `default_files`
     those of them that a run writes unless it is told otherwise; `schedule` names a function (base, variant) -> the
     options of [noise] that a base itself states, or is "" where bases state none; `pipeline` names a function
@@ -100,7 +101,7 @@ class Family:
     open_denoiser: str
     skeleton: str
     check_base: str
-    lora_presets: Mapping[str, str]
+    lora_presets: Mapping[str, str | Mapping[str, str]]
     default_preset: str
     lora_layouts: str
     weight_layouts: str
@@ -111,3 +112,8 @@ class Family:
     folders: str = ""
     usage: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    part_layouts: str = ""
+    """Names {part: layouts of its weights}, where parts of one base are spelt apart; else all have `weight_layouts`."""
+    merged_name: str = ""
+    """Names a function (variant's name, adapter's name) -> what a base with that adapter in it is called, where
+    programs go by such names; "" = FAMILY_VARIANT_ADAPTER."""

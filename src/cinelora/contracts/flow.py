@@ -123,6 +123,7 @@ class Clip:
     F is 1 where the slot is a still, however long its bucket is.
 
     `mask` F H W in [0, 1] says where the loss counts; None = everywhere. `tracks` None = nobody says where points go.
+    It has every `stride`-th frame of its source.
     """
 
     slot: Slot
@@ -131,6 +132,7 @@ class Clip:
     fps: float
     mask: "Tensor | None" = None
     tracks: Tracks | None = None
+    stride: float = 1.0
 
 
 @dataclass(frozen=True)

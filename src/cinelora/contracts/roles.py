@@ -246,7 +246,8 @@ class AdapterLayout(Layout, Protocol):
 
     `strength` says where a module's alpha stands: "key" (a tensor `<module>.alpha`), "header" (diffusers' JSON in
     the file's metadata) or "folded" (nowhere, so that it is multiplied into lora_B); `dora` whether its readers
-    understand magnitude vectors.
+    understand magnitude vectors. With a further attribute `alpha_is_strength = True` files of other programs
+    say no strength, and the alpha of their training is the strength itself, not to be divided by the rank.
     """
 
     strength: Literal["key", "header", "folded"]

@@ -41,7 +41,8 @@ def load_clip(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) ->
         files = zip(record.media, facts, cuts, strict=False)
         parts = [_pixels(slot, path, own, cut, rules) for path, own, cut in files]
     pixels = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-    return Clip(slot, pixels, slot.caption, cuts[0].fps, _mask(slot, facts, cuts), tracks_of(slot, facts, cuts))
+    mask, tracks = _mask(slot, facts, cuts), tracks_of(slot, facts, cuts)
+    return Clip(slot, pixels, slot.caption, cuts[0].fps, mask, tracks, stride=_stride(facts[0], cuts[0]))
 
 
 def load_mask(slot: Slot, rules: ClipRules, geometry: Geometry, *, seed: int) -> Clip:
@@ -73,6 +74,13 @@ def _cuts(slot: Slot, rules: ClipRules, geometry: Geometry, seed: int) -> tuple[
     facts = measured_each(slot.record)
     check_stated(slot.record, facts[0])
     return facts, [cut_of(slot, each, rules, geometry, seed=seed) for each in facts]
+
+
+def _stride(facts: MediaFacts, cut: Cut) -> float:
+    """Frames of the source from one frame of the clip to the next, on average; 1 for pictures."""
+    if len(cut.times) < 2 or not facts.fps:
+        return 1.0
+    return float((cut.times[-1] - cut.times[0]) * facts.fps / (len(cut.times) - 1))
 
 
 def _mask(slot: Slot, facts: Sequence[MediaFacts], cuts: Sequence[Cut]) -> Tensor | None:

@@ -56,6 +56,22 @@ class ModelOptions(Options):
         ge=0,
         lt=1,
     )
+    image_frame: Literal["random", "first"] | None = option(
+        None,
+        "which frame of a clip is the picture that it starts from in training: `random` draws one in each step, "
+        "`first`; left out, the family's own (DynamiCrafter: random; others have the first, and no choice)",
+    )
+    image_noise: float | None = option(
+        None,
+        "largest deviation of noise on the latents of the picture to start from in training, drawn up to this in each "
+        "step: less is copied from it and more moves; left out, the family's own (DynamiCrafter: 0)",
+        ge=0,
+    )
+    pace: Literal["fps", "stride"] | None = option(
+        None,
+        "what a base that is told of a clip's pace is told: frames per second, or every how many-th frame of the "
+        "source the clip has; left out, what the base was trained with",
+    )
     motion_bucket: float = option(
         127.0,
         "how much motion clips are said to have, for variants that are told so (Framer): 127 is what Stable Video "

@@ -8,6 +8,7 @@ from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError, n
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.roles import AdapterLayout, Denoiser, Encoder
 from cinelora.families.cogvideox.card import CARD as COGVIDEOX
+from cinelora.families.dynamicrafter.card import CARD as DYNAMICRAFTER
 from cinelora.families.easyanimate.card import CARD as EASYANIMATE
 from cinelora.families.fake.card import CARD as FAKE
 from cinelora.families.framer.card import CARD as FRAMER
@@ -16,7 +17,8 @@ from cinelora.families.wan.card import CARD as WAN
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: dict[str, Family] = {card.name: card for card in (WAN, COGVIDEOX, EASYANIMATE, FRAMER, FAKE)}
+_CARDS = (WAN, COGVIDEOX, EASYANIMATE, DYNAMICRAFTER, FRAMER, FAKE)
+FAMILIES: dict[str, Family] = {card.name: card for card in _CARDS}
 HIDDEN = ("fake",)
 """Families for tests, not shown to users."""
 

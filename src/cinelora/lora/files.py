@@ -117,10 +117,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_whole(path, write)
 
 
-def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float | None = None) -> AdapterFile:
+def read_adapter(
+    path: Path,
+    layouts: Sequence[AdapterLayout],
+    *,
+    alpha: float | None = None,
+    strengths: Mapping[str, float] | None = None,
+) -> AdapterFile:
     """Read an adapter in whichever of the layouts it is.
 
     `alpha` is taken where the file does not state its own; without it such a file gets alpha = rank, with a warning.
+    `strengths` are taken then of the modules that it names, in silence: alpha / rank.
     Raises WeightsError for files that are no adapters, in no known layout, or not whole.
     """
     tensors, header = _load(path)
@@ -134,13 +141,19 @@ def read_adapter(path: Path, layouts: Sequence[AdapterLayout], *, alpha: float |
     ranks = {key.removesuffix(DOWN): len(native[key]) for key in native if key.endswith(DOWN)}
     stated = _sound(header, ranks, path) | {module: float(one) for module, one in alone.items()}
     _check_alphas(stated, alpha, spelt, path)
+    stated = {module: ranks[module] * one for module, one in (strengths or {}).items() if module in ranks} | stated
     silent = [module for module in ranks if module not in stated]
     if alpha is not None and len(silent) < len(ranks):
         logger.warning("%s states its own strength for %d modules: alpha = %g is not taken for them", path,
                        len(ranks) - len(silent), alpha)  # fmt: skip
-    elif silent and alpha is None and layout.strength != "header":
-        logger.warning(_SILENT, path, len(silent), layout.name)
-    alphas = {module: stated.get(module, float(rank if alpha is None else alpha)) for module, rank in ranks.items()}
+    is_strength = getattr(layout, "alpha_is_strength", False)
+    if silent and alpha is None and (layout.strength != "header" or is_strength):
+        logger.warning(_SILENT_STRENGTH if is_strength else _SILENT, path, len(silent), layout.name)
+    if is_strength:
+        said = {module: rank * (1.0 if alpha is None else alpha) for module, rank in ranks.items()}
+    else:
+        said = {module: float(rank if alpha is None else alpha) for module, rank in ranks.items()}
+    alphas = {module: stated.get(module, said[module]) for module in ranks}
     return AdapterFile(native, alphas, header, spelt)
 
 
@@ -148,6 +161,11 @@ _SILENT = (
     "%s does not say its strength for %d modules: taken as alpha = rank, a strength of 1. Files of the layout %s leave "
     "alpha out; VideoX-Fun's example trains with alpha 32 at rank 64, a strength of 0.5, and its files would be twice "
     "too strong like this. Say the alpha of the training (cinelora sample: --alpha)"
+)
+_SILENT_STRENGTH = (
+    "%s does not say its strength for %d modules: taken as 1. Trainings that write the layout %s leave it out; "
+    "DynamiCrafter's example trains with 0.5, and its file would be twice too strong like this. Say the alpha of the "
+    "training (cinelora sample: --alpha)"
 )
 
 
@@ -225,9 +243,9 @@ def _load(path: Path, *, only_header: bool = False) -> tuple[dict[str, Tensor], 
             names = [] if only_header else list(file.keys())
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            Problem("cannot read the adapter file", found=str(error), where=str(path), do="name a safetensors file")
-        ) from error
+        pickled = path.suffix in (".ckpt", ".pt", ".pth")
+        do = "make one of it: `cinelora lora extract --model FILE`" if pickled else "name a safetensors file"
+        raise WeightsError(Problem("cannot read the adapter file", found=str(error), where=str(path), do=do)) from error
 
 
 _ODD: tuple[tuple[str, Callable[[str, Tensor], bool]], ...] = (
@@ -306,3 +324,11 @@ def _alphas_of_header(config: Mapping[str, Any], ranks: Mapping[str, int]) -> di
         if alpha is not None:
             found[module] = float(alpha) * (rank**0.5 if config.get(f"{part}.use_rslora") else 1.0)
     return found
+
+
+def stated_alphas(header: Mapping[str, str], ranks: Mapping[str, int], path: Path) -> dict[str, float]:
+    """What the header of the file at `path` says of the strength of native modules, as alpha; {} where nothing.
+
+    Raises WeightsError where it cannot be read.
+    """
+    return _sound(header, ranks, path)

@@ -30,6 +30,10 @@ class Folders(Protocol):
         """
         ...
 
+    def weights(self, folder: Path, part: str) -> Path:
+        """Where the weights of a part that learned in full are in such a folder, whether or not they are there."""
+        ...
+
     def full(self, folder: Path) -> dict[str, Path]:
         """The files of weights of whole parts that are there, by part."""
         ...

@@ -19,7 +19,7 @@ from cinelora.lora.adapters import Adapted, Adapters
 from cinelora.lora.files import AdapterFile
 from cinelora.lora.fit import plan_of
 from cinelora.lora.options import LoraOptions
-from cinelora.lora.targets import Size, sizes
+from cinelora.lora.targets import Presets, Size, planned
 
 FROM_BASE = ("pissa", "pissa_niter_4", "olora")
 """Starts that are made from the base's weight; see `_start_from_base`."""
@@ -29,7 +29,7 @@ def inject(
     parts: Mapping[str, nn.Module],
     options: LoraOptions,
     *,
-    presets: Mapping[str, str],
+    presets: Presets,
     default_preset: str,
     seed: int = 0,
     adapter_name: str = "default",
@@ -39,15 +39,18 @@ def inject(
     Several adapters of other names can stand on one base; the new one becomes the active one. Raises RecipeError
     with every pattern that matches nothing, unknown parts, and when nothing is left to train.
     """
-    modes = _modes(parts, options)
     if not options.targets:
         options = options.model_copy(update={"targets": default_preset})
-    plan = {part: sizes(part, parts[part], options, presets) for part, mode in modes.items() if mode == "lora"}
+    _check_parts(parts, options)
+    plan = planned(parts, options, presets)
+    if not any(plan.values()) and "full" not in options.parts.values():
+        what, found = "nothing is left to train", "every part is frozen, or left out by lora.targets"
+        raise RecipeError(Problem(what, found=found, do="set one to lora"))
     for module in parts.values():
         module.requires_grad_(False)
-    for part, chosen in plan.items():
+    for part, chosen in ((part, chosen) for part, chosen in plan.items() if chosen):
         _add(parts[part], chosen, options, adapter_name, seed=seed_of(seed, "lora", part, adapter_name))
-    full = {part: parts[part] for part, mode in modes.items() if mode == "full"}
+    full = {part: module for part, module in parts.items() if options.parts.get(part) == "full"}
     for module in full.values():
         module.float().requires_grad_(True)
     adapters = Adapters(_layers(parts, plan), full, adapter_name)
@@ -71,7 +74,7 @@ def attach(parts: Mapping[str, nn.Module], file: AdapterFile, *, adapter_name: s
     return adapters
 
 
-def _modes(parts: Mapping[str, nn.Module], options: LoraOptions) -> dict[str, str]:
+def _check_parts(parts: Mapping[str, nn.Module], options: LoraOptions) -> None:
     problems = Problems(RecipeError)
     for name in options.parts.keys() - parts.keys():
         problems.add(
@@ -80,10 +83,6 @@ def _modes(parts: Mapping[str, nn.Module], options: LoraOptions) -> dict[str, st
             nearest=nearest(name, parts),
         )
     problems.raise_if_any()
-    modes: dict[str, str] = {name: options.parts.get(name, "lora") for name in parts}
-    if all(mode == "frozen" for mode in modes.values()):
-        raise RecipeError(Problem("nothing is left to train", found="every part is frozen", do="set one to lora"))
-    return modes
 
 
 def _add(part: nn.Module, chosen: Mapping[str, Size], options: LoraOptions, adapter_name: str, *, seed: int) -> None:

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from cinelora.contracts.options import Options, option
 
 PartMode = Literal["lora", "full", "frozen"]
-DORA_FILES = ("diffusers",)
+DORA_FILES = ("diffusers", "peft")
 """Layouts whose readers apply DoRA's lengths as training did."""
 
 
@@ -41,6 +41,12 @@ class LoraOptions(Options):
         "`olora` from the base's own largest directions (slow on large bases; `pissa_niter_4` is a faster estimate); "
         "the output before training is the base's in all of them",
     )
+    start: str = option(
+        "",
+        "an adapter file whose A and B the run begins with, in place of fresh ones, with a new optimizer: the targets, "
+        "ranks and strength are those of the file, or it is refused (one that says no strength gets the recipe's). A "
+        ".ckpt goes through `cinelora lora extract` first; to go on with a run there is `cinelora train --resume`",
+    )
     parts: dict[str, PartMode] = option(
         help="what happens to each part of the denoiser: lora, full (all its weights learn) or frozen; lora if unnamed",
         default_factory=dict,
@@ -55,6 +61,10 @@ class LoraOptions(Options):
     def _choices_fit(self) -> "LoraOptions":
         if self.dora and self.init in ("pissa", "pissa_niter_4", "olora"):
             raise ValueError(f"dora cannot start from init = '{self.init}': use default, gaussian or orthogonal")
+        if self.start and self.init != "default":
+            raise ValueError(
+                f"init = '{self.init}' has no effect where start names an adapter to begin with: remove it"
+            )
         low = [f"{name} = {value}" for name, value in self.rank_pattern.items() if value < 1]
         low += [f"{name} = {value}" for name, value in self.alpha_pattern.items() if value <= 0]
         if low:
@@ -64,7 +74,7 @@ class LoraOptions(Options):
         unfit = [name for name in self.files if self.dora and name not in DORA_FILES]
         if unfit:
             raise ValueError(
-                f"files of the layout {' and '.join(unfit)} cannot hold dora's lengths: set files = "
-                f"{list(DORA_FILES)}, or leave dora out"
+                f"files of the layout {' and '.join(unfit)} cannot hold dora's lengths: take "
+                f"{' or '.join(DORA_FILES)}, whichever the family has, or leave dora out"
             )
         return self

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cinelora.base.errors import Problem, RunError
+from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.roles import AdapterLayout, Denoiser
-from cinelora.lora.files import DOWN, UP, AdapterFile, read_adapter
+from cinelora.lora.files import DOWN, MAGNITUDE, UP, AdapterFile, read_adapter
+from cinelora.lora.inject import attach
 from cinelora.lora.targets import linears
 
 SHARE_OF_EFFECT = 0.02
@@ -84,7 +86,7 @@ def prove(
         pipeline(denoiser).load_lora_weights(str(path.parent), weight_name=path.name)
         check_loaded(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
     else:
-        apply(denoiser.parts(), read_adapter(path, [layout]), where=str(path))
+        _put(denoiser, read_adapter(path, [layout]), where=str(path))
     return _compared(denoiser, base, probe, what=f"{layout.name} file", where=str(path))
 
 
@@ -99,21 +101,41 @@ def prove_read(
     base = answer(denoiser, probe.x, probe.t, probe.conditions)
     denoiser = reopen()
     if file is not None:
-        apply(denoiser.parts(), file, where=where)
+        _put(denoiser, file, where=where)
     return _compared(denoiser, base, probe, what="folder", where=where)
 
 
+def _put(denoiser: Denoiser, file: AdapterFile, *, where: str) -> None:
+    # ComfyUI's rule has no DoRA; what reads it in such a layout is peft, or this project.
+    if file.dora:
+        attach(denoiser.parts(), file)
+    else:
+        apply(denoiser.parts(), file, where=where)
+
+
 def fill_parts(parts: Mapping[str, nn.Module], written: Mapping[str, Path]) -> None:
-    """Put written weights into whole parts, in fp32 as they were trained. Raises RunError where they do not fit."""
+    """Put written weights into whole parts, in fp32 as they were trained. Raises WeightsError where they do not fit."""
     for part, path in written.items():
-        module, tensors = parts[part].float(), load_file(path)
+        if part not in parts:
+            what, do = f"the denoiser has no part {part!r}", "use the family and variant that it was trained on"
+            raise WeightsError(Problem(what, allowed=", ".join(parts), where=str(path), do=do))
+        module, tensors = parts[part].float(), _weights_in(path)
         own = module.state_dict()
         wrong = [name for name in own.keys() | tensors.keys() if name not in own or name not in tensors]
         wrong += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
         if wrong:
-            what = f"the written weights of part {part!r} do not fit it"
-            raise RunError(Problem(what, found=", ".join(sorted(wrong)[:4]), where=str(path)))
+            found = ", ".join(sorted(wrong)[:4]) + (" ..." if len(wrong) > 4 else "")
+            what = f"{len(wrong)} weights of the file are not those of the part {part!r}"
+            raise WeightsError(Problem(what, found=found, where=str(path), do="use the base that it was trained on"))
         module.load_state_dict(tensors)
+
+
+def _weights_in(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        what, do = "cannot read the weights of a part that learned in full", "write or fetch the file anew"
+        raise WeightsError(Problem(what, found=str(error), where=str(path), do=do)) from error
 
 
 def _compared(denoiser: Denoiser, base: Tensor, probe: Probe, *, what: str, where: str) -> Proof:
@@ -179,12 +201,47 @@ def check_loaded(parts: Mapping[str, nn.Module], file: AdapterFile, *, where: st
         )
 
 
+def check_written(path: Path, layout: AdapterLayout, file: AdapterFile) -> None:
+    """See that a file holds the adapter that it was written from, module by module, without a base to load it onto.
+
+    Raises RunError naming the modules that are lost, too many, or of another effect.
+    """
+    found = read_adapter(path, [layout])
+    own, read = file.modules(), found.modules()
+    wrong = [module for module in own if module not in read or not _says_alike(found, file, module)]
+    wrong += [module for module in read if module not in own]
+    if wrong:
+        what = f"{len(wrong)} of {len(own)} modules of the saved {layout.name} file are not as they were trained"
+        do = "keep the checkpoint and report this: the file must not be shared"
+        raise RunError(Problem(what, found=", ".join(wrong[:4]), where=str(path), do=do))
+
+
+def _says_alike(found: AdapterFile, file: AdapterFile, module: str) -> bool:
+    if found.sizes(module) != file.sizes(module):
+        return False
+    own, other = (one.tensors.get(module + MAGNITUDE) for one in (file, found))
+    if (own is None) != (other is None) or (own is not None and other is not None and not own.equal(other)):
+        return False
+    v = _inputs(file, module)
+    return _near(_effect(found, module, v), _effect(file, module, v))
+
+
 def _acts_alike(layer: Any, file: AdapterFile, module: str) -> bool:
-    name = next(iter(layer.lora_A))
-    v = torch.randn(file.sizes(module)[0], _NUM_PROBES, generator=torch_rng("prove", module)).double()
+    name, v = next(iter(layer.lora_A)), _inputs(file, module)
     a, b = (matrices[name].weight.detach().cpu().double() for matrices in (layer.lora_A, layer.lora_B))
-    found = layer.scaling[name] * b @ (a @ v)
-    wanted = file.scale(module) * file.tensors[module + UP].double() @ (file.tensors[module + DOWN].double() @ v)
+    return _near(layer.scaling[name] * b @ (a @ v), _effect(file, module, v))
+
+
+def _inputs(file: AdapterFile, module: str) -> Tensor:
+    return torch.randn(file.sizes(module)[0], _NUM_PROBES, generator=torch_rng("prove", module)).double()
+
+
+def _effect(file: AdapterFile, module: str, v: Tensor) -> Tensor:
+    """scale B A v."""
+    return file.scale(module) * file.tensors[module + UP].double() @ (file.tensors[module + DOWN].double() @ v)
+
+
+def _near(found: Tensor, wanted: Tensor) -> bool:
     return _norm(found - wanted) <= SHARE_OF_EFFECT * _norm(wanted)
 
 

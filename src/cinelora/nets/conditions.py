@@ -22,6 +22,14 @@ def dropped_texts(
     """The same of several tensors B ... that are said of one caption: a clip loses all of them or none."""
     if share <= 0 or rng is None:
         return dict(texts)
+    return blanked(texts, blank, torch.rand(len(next(iter(texts.values()))), generator=rng) < share)
+
+
+def blanked(texts: Mapping[str, Tensor], blank: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
+    """Tensors B ... of one caption, with those of the `dropped` clips (B, true or false) replaced by the empty one's.
+
+    Raises RunError with all that the empty caption lacks.
+    """
     missing = [name for name in texts if name not in blank]
     if missing:
         raise RunError(
@@ -31,7 +39,6 @@ def dropped_texts(
                 do="set denoiser.blank = encoder.blank() before training, or text_dropout = 0",
             )
         )
-    dropped = torch.rand(len(next(iter(texts.values()))), generator=rng) < share
     return {name: _exchanged(text, blank[name], dropped) for name, text in texts.items()}
 
 

@@ -30,6 +30,8 @@ from cinelora.contracts.roles import Layout
 
 _SHARD = re.compile(r".*-\d+-of-(?P<count>\d+)")
 _PROBE_BYTES, _NUM_PROBES = 1 << 20, 16
+_WRAPPINGS = ("state_dict", "module")
+"""Names under which training frameworks keep the weights in their checkpoints."""
 
 
 RANDOM = "random"
@@ -293,7 +295,10 @@ _OF_GARBAGE = (LookupError, AttributeError, TypeError, struct.error)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file, memory-mapped, never unpickling code. Raises WeightsError."""
+    """Tensors of a .safetensors, .pth or .ckpt file, memory-mapped where it can be, never unpickling code.
+
+    A training checkpoint has them under "state_dict", one of DeepSpeed under "module". Raises WeightsError.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -301,15 +306,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:
         # torch's own words advise to run what the file brings along.
-        raise _unreadable(path, ValueError("no file of plain tensors: code in it is never run")) from error
+        raise _with_code(path, error) from error
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, *_OF_GARBAGE) as error:
         raise _unreadable(path, error) from error
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
-    ):
+    return _tensors_in(found, path)
+
+
+def _tensors_in(found: Any, path: Path) -> dict[str, Tensor]:
+    """The table of tensors in what a pickled file held; numbers that stand beside them are not weights."""
+    while isinstance(found, dict) and (inner := next((k for k in _WRAPPINGS if isinstance(found.get(k), dict)), "")):
+        found = found[inner]
+    named = found if isinstance(found, dict) and all(isinstance(key, str) for key in found) else {}
+    tensors = {key: one for key, one in named.items() if isinstance(one, Tensor)}
+    if not tensors or any(not isinstance(one, Tensor | int | float) for one in named.values()):
         raise _unreadable(path, ValueError("it holds other things than tensors by name"))
-    return found
+    return tensors
 
 
 def read_outline(path: Path) -> dict[str, Tensor]:
@@ -322,6 +333,13 @@ def read_outline(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def _with_code(path: Path, error: pickle.UnpicklingError) -> WeightsError:
+    named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    found = "no file of plain tensors: code in it is never run" + (f" ({named[1]})" if named else "")
+    do = "save its weights alone, the table under 'state_dict', with the program that made it" if named else ""
+    return WeightsError(Problem("cannot read the weights", found=found, where=str(path), do=do or "fetch them anew"))
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

@@ -47,21 +47,27 @@ def levels_of(options: NoiseOptions) -> Tensor:
     return torch.tensor([round(place) for place in sums])
 
 
+def scales_of(options: NoiseOptions) -> Tensor:
+    """What clean latents are multiplied by at each of the N times, float64: evenly down from 1, then `rescale_to`."""
+    scales = torch.full((NUM_TRAIN_TIMESTEPS,), options.rescale_to, dtype=torch.float64)
+    scales[: options.rescale_times] = torch.linspace(1, options.rescale_to, options.rescale_times, dtype=torch.float64)
+    return scales
+
+
 class Ddpm:
     """The discrete process with its times and weights; training, held-out losses and previews share one object."""
 
     def __init__(self, options: NoiseOptions, *, rank: int = 0, world: int = 1):
         self.options = options
         self.timesteps = Timesteps(options, rank=rank, world=world)
-        self.table = alphas_of(options)
+        self.table, self.scales = alphas_of(options), scales_of(options)
         self.levels = levels_of(options)
         self.alphas = self.table[self.levels]
 
     def noise(self, clean: Tensor, rng: Generator) -> Noised:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
         u = self.timesteps.draw(len(clean), rng)
-        noise = noise_like(clean, rng, shared=self.options.frame_share)
-        return self.mix(clean, noise, self.whole(u))
+        return self.mix(clean, self._like(clean, rng), self.whole(u))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
         """Noise to given quantiles `t` B in [0, 1] of the trained range (0 = least noise), alike for every scheme."""
@@ -70,11 +76,13 @@ class Ddpm:
     def mix(self, clean: Tensor, noise: Tensor, level: Tensor) -> Noised:
         """x = sqrt(a) clean + sqrt(1 - a) noise in fp32, at whole levels B; all draws are given.
 
-        A level is its own time t unless the table has fewer than all.
+        A level is its own time t unless the table has fewer than all. `clean` is multiplied by the time's scale first,
+        for the target too.
         """
-        clean, noise = clean.float(), noise.float()
         level = level.to("cpu").long()
-        alpha = self.alphas[level]
+        alpha, scale = self.alphas[level], self.scales[self.levels[level]]
+        clean = clean.float() * scale.float().view(-1, *[1] * (clean.ndim - 1)).to(clean.device)
+        noise = noise.float()
         # 1 - a is taken in float64: in half precision it would be 0 at the first times.
         signal, sigma = (part.float().to(clean.device) for part in (alpha.sqrt(), (1 - alpha).sqrt()))
         keep, add = (part.view(-1, *[1] * (clean.ndim - 1)) for part in (signal, sigma))
@@ -99,10 +107,10 @@ class Ddpm:
     def sampler(self, num_steps: int, kind: str, places: Sequence[float] = (), *, strength: float = 1.0) -> Sampler:
         """A walk of `num_steps` over the table of training. Raises RecipeError for an unknown kind, or for places."""
         refuse_places(places, self.options)
-        return open_discrete(kind, num_steps, self.options, self.table, strength=strength)
+        return open_discrete(kind, num_steps, self.options, self.table, scales=self.scales, strength=strength)
 
     def clean_of(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The clean latents that a prediction at x B C T H W, t B stands for, fp32."""
+        """The clean latents that a prediction at x B C T H W, t B stands for, fp32, times the time's scale."""
         alpha = self.alphas[self.level_of(t)].view(-1, *[1] * (x.ndim - 1))
         keep, add = alpha.sqrt().float().to(x.device), (1 - alpha).sqrt().float().to(x.device)
         prediction = mean_part(prediction, x.shape[1])
@@ -128,3 +136,10 @@ class Ddpm:
         capped = torch.minimum(alpha, gamma * (1 - alpha))  # min(snr, g) (1 - a), finite at both ends
         plain = {"v": torch.ones_like(alpha), "eps": alpha, "x0": 1 - alpha}[self.options.prediction]
         return (capped / plain).nan_to_num(nan=1.0).float()
+
+    def _like(self, clean: Tensor, rng: Generator) -> Tensor:
+        noise = noise_like(clean, rng, shared=self.options.frame_share)
+        if self.options.offset:
+            whole = (*clean.shape[:3], *[1] * (clean.ndim - 3))
+            noise = noise + self.options.offset * torch.randn(whole, generator=rng, device=rng.device).to(noise)
+        return noise

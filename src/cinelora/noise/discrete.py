@@ -19,8 +19,9 @@ from diffusers import (
 )
 from torch import Generator, Tensor
 
-from cinelora.base.errors import Problem, RecipeError
+from cinelora.base.errors import Problem, Problems, RecipeError
 from cinelora.contracts.roles import Sampler
+from cinelora.noise.ddim import DdimSampler, steps_over, times_of
 from cinelora.noise.loss import mean_part
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS, check_walk, num_skipped
@@ -153,6 +154,10 @@ COGVIDEOX = {"ddim": (CogVideoXDDIMScheduler, False), "dpm-sde": (CogVideoXDPMSc
 """DDIM (Song et al. 2021), and the stochastic second-order solver of CogVideoX's pipelines."""
 
 
+ETA = "ddim-eta"
+"""DDIM as bases of latent diffusion are sampled with it (`noise.ddim`): the only walk that knows rescaled clips."""
+
+
 def refuse_places(places: Sequence[float], options: NoiseOptions) -> None:
     """Raise RecipeError where a walk over a table is asked for chosen places."""
     if places:
@@ -162,10 +167,25 @@ def refuse_places(places: Sequence[float], options: NoiseOptions) -> None:
 
 
 def open_discrete(
-    kind: str, num_steps: int, options: NoiseOptions, alphas: Tensor, *, strength: float = 1.0
+    kind: str,
+    num_steps: int,
+    options: NoiseOptions,
+    alphas: Tensor,
+    *,
+    scales: Tensor | None = None,
+    strength: float = 1.0,
 ) -> Sampler:
-    """A fresh walk over the whole table that `options` describe, `alphas` N. Raises RecipeError."""
-    check_walk(kind, num_steps, {**COGVIDEOX, **SOLVERS})
+    """A fresh walk over the whole table that `options` describe, `alphas` N; clean latents were scaled by `scales` N.
+
+    Raises RecipeError.
+    """
+    check_walk(kind, num_steps, {**COGVIDEOX, **SOLVERS, ETA: None})
+    if kind == ETA:
+        steps = steps_over(alphas, times_of(options.spacing, num_steps, len(alphas)), eta=options.eta, scales=scales)
+        ddim = DdimSampler(steps, prediction=options.prediction)
+        ddim.skip(num_skipped(len(steps.times), strength))
+        return ddim
+    _refuse_without_eta(kind, options)
     skipped = num_skipped(num_steps, strength)
     if kind in COGVIDEOX:
         scheduler, stochastic = COGVIDEOX[kind]
@@ -177,6 +197,17 @@ def open_discrete(
     sampler = SolverSampler(_solver(solver, options, num_steps, alphas), solver)
     sampler.skip(skipped)
     return sampler
+
+
+def _refuse_without_eta(kind: str, options: NoiseOptions) -> None:
+    problems, do = Problems(RecipeError), f"set preview.sampler = {ETA!r}"
+    if options.spacing in ("uniform", "quad"):
+        what, found = f"the sampler {kind} has no such spacing", str(options.spacing)
+        problems.add(what, found=found, allowed="trailing, linspace, leading", where="noise.spacing", do=do)
+    if options.rescale_to != 1:
+        what = f"the sampler {kind} knows nothing of rescaled clips"
+        problems.add(what, found=f"{options.rescale_to:g}", where="noise.rescale_to", do=do)
+    problems.raise_if_any()
 
 
 def _refuse_misfits(kind: str, solver: Solver, options: NoiseOptions, skipped: int) -> None:

@@ -115,4 +115,4 @@ class Edm:
 
     def with_offset(self, noise: Tensor, each: Tensor) -> Tensor:
         """The script's noise: B C T H W, and `each` B 1 T 1 1 for all channels and cells of a frame at once."""
-        return noise + self.options.noise_offset * each
+        return noise + self.options.offset * each

@@ -10,6 +10,8 @@ from pydantic import model_validator
 
 from cinelora.contracts.options import Options, option
 
+SCRIPT_OFFSET = 0.05
+"""`noise_offset` under compat, as FramerTurbo's script has it."""
 _ON_TABLE = ("kind", ("ddpm", "sigma"))
 
 
@@ -47,12 +49,6 @@ class NoiseOptions(Options):
         "scaled, fixed ids), which is not how the base was trained: to compare with, not for results",
         only_if=("kind", ("edm",)),
     )
-    noise_offset: float = option(
-        0.05,
-        "deviation of what is added to all noise of a frame at once, as the script does",
-        only_if=("compat", ("ddpm",)),
-        ge=0,
-    )
     betas: Literal["scaled_linear", "linear"] = option(
         "scaled_linear",
         "how betas are spread between beta_start and beta_end: evenly in their roots, or themselves",
@@ -68,6 +64,29 @@ class NoiseOptions(Options):
     )
     zero_terminal_snr: bool = option(
         False, "whether the last level is noise alone (Lin et al. 2024)", only_if=("kind", ("ddpm",))
+    )
+    rescale_to: float = option(
+        1.0,
+        "clean clips are multiplied by 1 at the first time, by less and less up to `rescale_times`, and by this from "
+        "there on (DynamiCrafter's dynamic rescale, its base_scale); 1 changes nothing; the variant's own unless set",
+        only_if=("kind", ("ddpm",)),
+        gt=0,
+        le=1,
+    )
+    rescale_times: int = option(
+        400,
+        "over how many of the table's times the multiplier goes down from 1 to `rescale_to`",
+        only_if=("kind", ("ddpm",)),
+        ge=2,
+        le=1000,
+    )
+    noise_offset: float | None = option(
+        None,
+        "deviation of what is added to all noise of a frame at once, so that brightness is learned (offset noise; 0.05 "
+        "to 0.1 are usual): of each channel, or with `edm`, under compat alone, of all channels as FramerTurbo's "
+        "script does; 0 = off; left out, 0.05 under compat, else 0",
+        only_if=("kind", ("ddpm", "edm")),
+        ge=0,
     )
     min_snr: float = option(
         0.0,
@@ -87,11 +106,20 @@ class NoiseOptions(Options):
         "whether the first 250 levels, those with the least noise, are compared as clips and not as noise",
         only_if=("kind", ("sigma",)),
     )
-    spacing: Literal["trailing", "linspace", "leading"] = option(
+    spacing: Literal["trailing", "linspace", "leading", "uniform", "quad"] = option(
         "trailing",
         "which levels a preview of n steps goes over: `trailing` from the last one down; `linspace` from the last to "
-        "the first; `leading` in whole steps from the first up, so that the last is left out",
+        "the first; `leading` in whole steps from the first up, so that the last is left out; with the sampler "
+        "ddim-eta also `uniform`, as `leading` but one level up and with more steps where n does not divide 1000, and "
+        "`quad`, closer together towards the clip",
         only_if=_ON_TABLE,
+    )
+    eta: float = option(
+        1.0,
+        "how much fresh noise each step of the sampler ddim-eta draws: 1 as much as DDPM, 0 none",
+        only_if=_ON_TABLE,
+        ge=0,
+        le=1,
     )
     shift: float = option(
         1.0,
@@ -194,6 +222,19 @@ class NoiseOptions(Options):
                 f"use {' or '.join(map(repr, allowed))}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _edm_is_offset_under_compat(self) -> "NoiseOptions":
+        if self.kind == "edm" and self.compat == "none" and self.noise_offset is not None:
+            raise ValueError("noise_offset has no effect with kind = 'edm' and compat = 'none': remove it")
+        return self
+
+    @property
+    def offset(self) -> float:
+        """`noise_offset`, or what stands for it where it is left out."""
+        if self.noise_offset is None:
+            return SCRIPT_OFFSET if self.kind == "edm" and self.compat == "ddpm" else 0.0
+        return self.noise_offset
 
     @property
     def u_range(self) -> tuple[float, float]:

@@ -15,7 +15,9 @@ from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.options import Options, option
 from cinelora.noise.options import check_places
 
-SamplerName = Literal["euler", "euler-table", "unipc", "renoise", "ddim", "dpm-sde", "euler-a", "dpm++", "pndm"]
+SamplerName = Literal[
+    "euler", "euler-table", "unipc", "renoise", "ddim", "ddim-eta", "dpm-sde", "euler-a", "dpm++", "pndm"
+]
 
 _STRENGTH = 0.7
 MOST_PIXELS = 16384
@@ -81,6 +83,20 @@ class PreviewOptions(Options):
         "guidance where that is set.",
         ge=0.0,
     )
+    image_guidance: float | None = option(
+        None,
+        help="Guidance by the picture alone, for families that can leave it out (DynamiCrafter): from neither "
+        "prompt nor picture to the picture; guidance then goes from there to the prompt. A third pass in each step, "
+        "unless it is 1. Left out, guidance is for both.",
+        ge=0.0,
+    )
+    guidance_rescale: float = option(
+        0.0,
+        help="How far the guided prediction is brought back to the deviation of the unguided one, against too bright "
+        "clips (Lin et al. 2024); 0 = not, 1 = wholly. The variant's card has its own default.",
+        ge=0.0,
+        le=1.0,
+    )
     guidance_schedule: Literal["constant", "cosine", "frames"] = option(
         "constant",
         help="How guidance goes over the walk: constant, or cosine = the dynamic guidance of CogVideoX's pipelines, "
@@ -93,8 +109,20 @@ class PreviewOptions(Options):
         help="Solver of the walk. Of a flow: euler (first order), unipc (multistep, better with few steps), renoise "
         "(noise anew after each clean estimate: what method = distill learns, and has for its default), or euler-table "
         "(euler of EasyAnimate, whose last step starts from the lowest level of the table); of ddpm and sigma: ddim, "
+        "ddim-eta (ends at the first level, noise.eta of fresh noise in every step), "
         "dpm-sde (second order, draws noise in every step), dpm++ (second order), euler, euler-a (draws noise, too), "
         "or pndm (multistep).",
+    )
+    pace: float | None = option(
+        None,
+        help="What a base that is told of the clip's pace is told in previews: frames per second, or the stride where "
+        "it was trained with that (model.pace); left out, the variant's usual one.",
+        gt=0,
+    )
+    loop: bool = option(
+        False,
+        help="Clips that go round: they end at the picture that they start from, and the last frame is left out. For "
+        "variants that take a picture to end at.",
     )
     frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)
     size: list[int] = option(
@@ -134,6 +162,8 @@ class PreviewOptions(Options):
             if count not in (0, 1, len(self.prompts)):
                 of = f"{count} {word} for {len(self.prompts)} prompts"
                 raise ValueError(f"{name} names {of}; name one, or one for each")
+        if self.loop and (not self.images or self.end_images):
+            raise ValueError("loop needs images to start and end at, and no end_images")
         if self.end_images and not self.images:
             raise ValueError("end_images needs images to start from; name some")
         if self.end_images and self.frames is not None and self.frames < 3:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cinelora.base.dtypes import torch_dtype
-from cinelora.base.errors import Problem, RunError
+from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.base.log import Advance, progress
 from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch, Bucket, Clip, Record, Slot
 from cinelora.contracts.geometry import Geometry
 from cinelora.contracts.roles import Denoiser, Encoder, Process, Sampler
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
+from cinelora.preview.guidance import NOTHING, SAID, SEEN, Guidance
 from cinelora.preview.options import PreviewOptions, preview_bucket
 from cinelora.preview.pictures import START, read
 
@@ -50,11 +51,21 @@ class Walk:
     """Where the steps are (`Process.sampler`); none: spread evenly."""
     strength: float = 1.0
     """Of clips that go on from given latents: the share of the steps that is walked."""
+    image_guidance: float | None = None
+    guidance_rescale: float = 0.0
 
     @property
-    def is_guided(self) -> bool:
-        """True where some step asks for what is not said, too."""
-        return self.guidance != 1 or self.low_noise_guidance not in (None, 1)
+    def asks(self) -> set[str]:
+        """What the steps ask the denoiser with, as `Guidance.asks`; a guidance that changes may need all of it."""
+        scales = {self.guidance, self.guidance if self.low_noise_guidance is None else self.low_noise_guidance}
+        if self.guidance_schedule != "constant":
+            scales |= {-1.0}  # for all others: none at which a pass would count for nothing
+        return {name for scale in scales for name in self.mixing(scale).asks}
+
+    def mixing(self, text: float) -> Guidance:
+        """How answers become one where the guidance by text is this."""
+        rises = self.guidance_schedule == "frames"
+        return Guidance(text, self.image_guidance, self.guidance_rescale, rises=rises)
 
     def guidance_at(self, t: float) -> float:
         """The guidance at time t: g, or CogVideoX's 1 + g (1 - cos(pi ((N - t) / N)^5)) / 2 with N steps.
@@ -87,6 +98,8 @@ def walk_of(options: PreviewOptions, geometry: Geometry, *, precision: str = "fp
         places=tuple(options.denoising_steps),
         boundary=boundary * NUM_TRAIN_TIMESTEPS,
         strength=options.strength_of_videos,
+        image_guidance=options.image_guidance,
+        guidance_rescale=options.guidance_rescale,
     )
 
 
@@ -111,17 +124,17 @@ def walk(
     done: list[Tensor] = []
     goes_on = any(START in one for one in conditions)
     strength = how.strength if goes_on else 1.0
-    bar = progress("sampling", len(groups) * max(1, int(how.num_steps * strength)))
+    # Not num_steps: some spacings of levels go over more of them.
+    steps = len(process.sampler(how.num_steps, how.sampler, how.places, strength=strength).times()) if groups else 0
+    bar = progress("sampling", len(groups) * steps)
     with _resting(denoiser), torch.no_grad(), _autocast(device, how.precision), bar as advance:
         for group in groups:
             batch = _asked([conditions[k] for k in group], how.shape, device)
-            given = denoiser.condition(batch, None)
-            # What is not said stays as it is, such as the image that a clip starts from.
-            nothing = {**given, **_stacked([blank] * len(group), device)} if how.is_guided else None
+            told = _told(denoiser, denoiser.condition(batch, None), _stacked([blank] * len(group), device), how.asks)
             sampler = process.sampler(how.num_steps, how.sampler, how.places, strength=strength)
             clean = denoiser.arranged(batch.latents)
             x = _first(sampler, [seeds[k] for k in group], clean, goes_on=goes_on).to(device)
-            walked = _walk_one(_Guided(denoiser, given, nothing, how), sampler, x, advance)
+            walked = _walk_one(_Guided(denoiser, told, how), sampler, x, advance)
             done.append(denoiser.restored(walked, how.shape[1]).cpu())
     latents = torch.cat(done) if done else torch.empty(0, *how.shape)
     _refuse_runaway(latents, seeds)
@@ -130,24 +143,30 @@ def walk(
 
 @dataclass(frozen=True)
 class _Guided:
-    """A denoiser with the conditions of a group bound to it; `blank` None = no guidance."""
+    """A denoiser with the conditions of a group bound to it, by what is asked with them."""
 
     denoiser: Denoiser
-    given: Conditions
-    blank: Conditions | None
+    told: Mapping[str, Conditions]
     how: Walk
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
-        """x B C T H W, t B -> prediction, fp32. Two passes, not a doubled batch: half the memory, the same work."""
-        conditioned = self.denoiser.predict(x, t, self.given).float()
-        guidance = self.how.guidance_at(float(t[0]))
-        if self.blank is None or guidance == 1:
-            return conditioned
-        blank = self.denoiser.predict(x, t, self.blank).float()
-        weights: float | Tensor = guidance
-        if self.how.guidance_schedule == "frames":
-            weights = torch.linspace(1, guidance, x.shape[2]).to(x.device).view(1, 1, -1, 1, 1)
-        return blank + weights * (conditioned - blank)
+        """x B C T H W, t B -> prediction, fp32. Several passes, not a larger batch: less memory, the same work."""
+        mixing = self.how.mixing(self.how.guidance_at(float(t[0])))
+        return mixing.mixed({name: self.denoiser.predict(x, t, self.told[name]).float() for name in mixing.asks})
+
+
+def _told(denoiser: Denoiser, given: Conditions, blank: Conditions, asks: set[str]) -> dict[str, Conditions]:
+    """The conditions of each pass. Raises RecipeError where a picture cannot be left out, though it is guided by.
+
+    What is not said stays as it is, such as the picture that a clip starts from, unless the family says what stands
+    for none.
+    """
+    seen = {**given, **blank}
+    leave_out = getattr(denoiser, "without", None)
+    if SEEN in asks and leave_out is None:
+        what, do = "this family cannot leave the picture out, so that nothing can be guided by it", "remove it"
+        raise RecipeError(Problem(what, where="preview.image_guidance", do=do))
+    return {SAID: given, SEEN: seen, NOTHING: leave_out(seen) if leave_out and NOTHING in asks else seen}
 
 
 def _walk_one(guided: _Guided, sampler: Sampler, x: Tensor, advance: Advance) -> Tensor:
@@ -233,10 +252,14 @@ def _spoken(number: int, prompt: str) -> Clip:
     return Clip(Slot(record, Bucket(0, 0, 0)), torch.empty(3, 0, 0, 0), prompt, 0.0)
 
 
-def decode(encoder: Encoder, latents: Tensor, *, device: str = "cpu") -> NDArray[np.uint8]:
-    """Latents B C T H W to pixels B F H W 3, 0 to 255, on `device`; one clip at a time, so that memory is of one."""
+def decode(encoder: Encoder, latents: Tensor, *, device: str = "cpu", loop: bool = False) -> NDArray[np.uint8]:
+    """Latents B C T H W to pixels B F H W 3, 0 to 255, on `device`; one clip at a time, so that memory is of one.
+
+    Clips that `loop` go without their last frame, which shows what the first one shows.
+    """
     with torch.no_grad():
-        return np.stack([_pixels(encoder.decode(one[None].to(device))[0]) for one in latents])
+        videos = np.stack([_pixels(encoder.decode(one[None].to(device))[0]) for one in latents])
+    return videos[:, :-1] if loop else videos
 
 
 def _pixels(clip: Tensor) -> NDArray[np.uint8]:

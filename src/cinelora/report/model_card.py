@@ -22,12 +22,12 @@ def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, An
     `usage` is a template with `numbers` and {base}, {repository}, {file}, {prompt}.
     {second_file} is that of the second expert of a run that has two.
     """
-    files = [one for one in run.adapters if one.layout == "diffusers" and ".best." not in one.path.name]
+    files = _shown_files(run)
     adapter = files[0] if files else None
     facts = dict(adapter.metadata) if adapter else {**_stated(run), "base": base}
     base, samples = facts.get("base", base), shown_samples(run)
     prompt = run.prompts[0].text if run.prompts else "a prompt like the captions of the training"
-    lines = [*_front(run, facts, samples), f"# {run.name}", "", _what(run, facts), ""]
+    lines = [*_front(run, facts, samples, adapter), f"# {run.name}", "", _what(run, facts), ""]
     if samples:
         lines += ["## Samples", ""]
         for number, text in zip(samples, _texts(run, samples), strict=True):
@@ -46,9 +46,18 @@ def card_text(run: Run, *, repository: str, usage: str, numbers: Mapping[str, An
         usage = with_folders(usage, {one.path.name for one in run.folders})
         lines += ["## Use", "", "```python", usage.format(**{**words, **numbers}).strip(), "```", ""]
     if usage and adapter and not run.folders:
-        lines += ["The file states its own strength (alpha / rank), which diffusers applies: no scaling by hand.", ""]
+        reader = "diffusers" if adapter.layout == "diffusers" else "cinelora"
+        lines += [f"The file states its own strength (alpha / rank), which {reader} applies: no scaling by hand.", ""]
     lines += ["## Training", "", *_training(run, adapter, facts), ""]
     return "\n".join(lines)
+
+
+def _shown_files(run: Run) -> list[AdapterFacts]:
+    """The run's last files, one of each expert, in diffusers' layout or else the first that there is."""
+    last = [one for one in run.adapters if ".best." not in one.path.name]
+    layouts = {one.layout for one in last}
+    chosen = "diffusers" if "diffusers" in layouts else min(layouts, default="")
+    return [one for one in last if one.layout == chosen]
 
 
 def shown_samples(run: Run) -> dict[int, Path]:
@@ -66,13 +75,15 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;").replace("`", "\\`").replace("*", "\\*")
 
 
-def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path]) -> list[str]:
+def _front(run: Run, facts: Mapping[str, str], samples: Mapping[int, Path], adapter: AdapterFacts | None) -> list[str]:
     base = facts.get("base", "")
-    from_picture = any(word in facts.get("variant", "") for word in ("i2v", "-inp"))
+    drawn = run.recipe.get("preview", {})
+    from_picture = any(word in facts.get("variant", "") for word in ("i2v", "-inp")) or bool(drawn.get("images"))
     # Folders are Framer's, which goes from one picture to another.
     task = "image-to-video" if from_picture or run.folders else "text-to-video"
-    tags = [task, "lora", "diffusers", "cinelora", *filter(None, [facts.get("family", "")])]
-    lines = ["---", f"library_name: {json.dumps('diffusers')}", f"pipeline_tag: {json.dumps(task)}"]
+    library = "cinelora" if adapter and adapter.layout != "diffusers" and not run.folders else "diffusers"
+    tags = [task, "lora", *dict.fromkeys((library, "cinelora")), *filter(None, [facts.get("family", "")])]
+    lines = ["---", f"library_name: {json.dumps(library)}", f"pipeline_tag: {json.dumps(task)}"]
     if base.count("/") == 1 and not base.startswith(("/", ".")):
         lines.append(f"base_model: {json.dumps(base)}")
     lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in tags)]

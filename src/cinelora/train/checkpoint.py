@@ -1,7 +1,8 @@
 """Owns checkpoints: `checkpoints/step-000100/`, whole or absent, from which a run goes on exactly.
 
 In: learners and the facts of the run. Out: a folder of adapters.safetensors (and averages.safetensors), keys
-"player/parameter"; optimizers.pt; state.json. Beside the folders `best.json` names the best by held-out loss.
+"player/parameter"; optimizers.pt; state.json; a mark in one that stays for good. Beside the folders `best.json` names
+the best by held-out loss.
 Randomness needs no saving: every draw is named by seed and step.
 """
 
@@ -25,6 +26,7 @@ from cinelora.train.average import refuse_others
 from cinelora.train.optim import Learner
 
 ADAPTERS, AVERAGES, OPTIMIZERS, STATE = "adapters.safetensors", "averages.safetensors", "optimizers.pt", "state.json"
+KEPT = "kept"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -49,8 +51,11 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def save_checkpoint(folder: Path, learners: Iterable[Learner], state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of `state["step"]`. Raises RunError where the disk is full or read-only."""
+def save_checkpoint(folder: Path, learners: Iterable[Learner], state: Mapping[str, Any], *, kept: bool = False) -> Path:
+    """Write the checkpoint of `state["step"]`; one that is `kept` is never pruned.
+
+    Raises RunError where the disk is full or read-only.
+    """
     learners = list(learners)
     path = folder / folder_name(state["step"])
     optimizers = io.BytesIO()
@@ -62,6 +67,8 @@ def save_checkpoint(folder: Path, learners: Iterable[Learner], state: Mapping[st
             (inside / AVERAGES).write_bytes(save(averages, {"format": "pt"}))
         (inside / OPTIMIZERS).write_bytes(optimizers.getbuffer())
         (inside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        if kept:
+            (inside / KEPT).touch()
     return path
 
 
@@ -120,9 +127,9 @@ def _read(file: Path, read: Callable[[Path], Any]) -> Any:
 
 
 def prune(folder: Path, keep_last: int, *, best_step: int | None) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best one, and what a kill left half-made."""
+    """Remove what a kill left half-made, and checkpoints but the newest `keep_last`, the best, those kept for good."""
     for path in checkpoints(folder)[:-keep_last]:
-        if step_of(path) != best_step:
+        if step_of(path) != best_step and not (path / KEPT).exists():
             # Renamed first, so that a kill in the middle leaves no half checkpoint under a whole one's name.
             path.rename(path.with_name(f".{path.name}.old"))
     for doomed in folder.glob(".step-*"):

@@ -26,7 +26,7 @@ from cinelora.train.optim import Learner
 from cinelora.train.options import TrainOptions
 from cinelora.train.place import Place
 from cinelora.train.same_run import Micros, refuse_other_run, tell_changes, what_must_stay
-from cinelora.train.schedules import total_steps
+from cinelora.train.schedules import kept_counts, total_steps
 from cinelora.train.signals import Stop
 
 MAX_SKIPPED = 10
@@ -81,6 +81,8 @@ class Trainer:
         self.work = work
         self.total = total_steps(work.options, work.batches.micros_per_epoch)
         self.step = 0
+        by_steps = kept_counts(work.options, work.batches.micros_per_epoch)
+        self._kept = by_steps if work.options.kept == "checkpoint" else []
         self.learners = {player.name: Learner(player, work.options) for player in work.method.players()}
         self._best: dict[str, float] | None = None
         self._skipped = 0
@@ -210,7 +212,7 @@ class Trainer:
         step, options = self.step, self.work.options
         improved = not stopping and self._hold_out()
         every = options.save_every_steps
-        if improved or stopping or step == self.total or (every and step % every == 0):
+        if improved or stopping or step == self.total or (every and step % every == 0) or self._is_kept():
             self._save()
         if stopping or not self.work.place.first:
             return
@@ -218,6 +220,9 @@ class Trainer:
             if hook.every_steps and step % hook.every_steps == 0:
                 with self.averaged():
                     hook.call(step)
+
+    def _is_kept(self) -> bool:
+        return self.step > 0 and any(self.step % every == 0 for every in self._kept)
 
     def _hold_out(self) -> bool:
         """Take the held-out loss where it is due and not taken yet; True where it is the best since training began."""
@@ -240,7 +245,7 @@ class Trainer:
             return
         place, folder = self.work.place, self.work.checkpoints
         if place.first:
-            path = save_checkpoint(folder, self.learners.values(), self._state())
+            path = save_checkpoint(folder, self.learners.values(), self._state(), kept=self._is_kept())
             if self._best:
                 mark_best(folder, self._best)
             best_step = int(self._best["step"]) if self._best else None

@@ -101,6 +101,25 @@ class TrainOptions(Options):
 
     save_every_steps: int = option(250, "optimizer steps between checkpoints; 0 = at the end only", ge=0)
     keep_last: int = option(3, "newest checkpoints that are kept; the best by held-out loss stays besides", ge=1)
+    keep_every_steps: int = option(
+        0,
+        "optimizer steps between adapters that are kept for good: files of their own in the run's folder history; "
+        "0 = none by steps",
+        ge=0,
+    )
+    keep_every_epochs: float = option(
+        0.0, "the same counted in passes over the data, besides keep_every_steps; 0 = none by passes", ge=0
+    )
+    kept: Literal["adapter", "checkpoint"] = option(
+        "adapter",
+        "what keep_every_steps and keep_every_epochs keep: `adapter` files alone, or the whole `checkpoint` with the "
+        "optimizer's state besides, as many times the size",
+    )
+    files_at_saves: bool = option(
+        False,
+        "whether the run's adapter files are written at every save_every_steps and where a signal stops the run, too, "
+        "and not at its end alone: to try them while it goes on. Those at the end are proven to load",
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU where there is one")
     num_threads: int = option(0, "CPU threads of torch; 0 leaves it to torch", ge=0)
 
@@ -108,6 +127,8 @@ class TrainOptions(Options):
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
+        if self.kept == "checkpoint" and not (self.keep_every_steps or self.keep_every_epochs):
+            raise ValueError("kept = 'checkpoint' has no effect without keep_every_steps or keep_every_epochs")
         if self.clip_norm_start_ratio > 1 and not self.clip_norm_start_steps:
             raise ValueError("clip_norm_start_ratio has no effect without clip_norm_start_steps")
         if self.clip_norm_start_steps and not self.clip_norm:

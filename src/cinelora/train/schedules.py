@@ -1,10 +1,11 @@
-"""Owns how the learning rate goes over a run: a closed formula of the optimizer step, so that nothing is saved.
+"""Owns what is counted in optimizer steps: a run's length, its learning rate (a closed formula), what is due when.
 
-In: the options, the number of steps already made. Out: the factor on `lr` for the next one.
+In: the options, the number of steps already made. Out: steps, the factor on `lr` for the next one.
 """
 
 import math
 
+from cinelora.base.errors import Problem, RecipeError
 from cinelora.train.options import DEFAULT_STEPS, TrainOptions
 
 
@@ -18,6 +19,33 @@ def total_steps(options: TrainOptions, micros_per_epoch: int | None) -> int:
     if micros_per_epoch is None:
         raise ValueError("epochs of a stream have no known length")
     return max(1, math.ceil(options.epochs * micros_per_epoch / options.accumulation - 1e-9))
+
+
+def step_counts(
+    steps: int, epochs: float, micros_per_epoch: int | None, *, accumulation: int, instead: str
+) -> list[int]:
+    """Every how many steps something is due that is asked for by `steps`, by passes, by both (equal ones once), or not.
+
+    Raises RecipeError for passes over a stream, where the option `instead` can be set.
+    """
+    found = {steps}
+    if epochs and micros_per_epoch is None:
+        what, do = "a stream has no passes to count", f"set {instead} instead"
+        raise RecipeError(Problem(what, found=f"every_epochs = {epochs:g}", do=do))
+    if epochs and micros_per_epoch is not None:
+        found.add(max(1, round(epochs * micros_per_epoch / accumulation)))
+    return sorted(found - {0})
+
+
+def kept_counts(options: TrainOptions, micros_per_epoch: int | None) -> list[int]:
+    """Every how many steps an adapter is kept for good. Raises RecipeError for passes over a stream."""
+    return step_counts(
+        options.keep_every_steps,
+        options.keep_every_epochs,
+        micros_per_epoch,
+        accumulation=options.accumulation,
+        instead="train.keep_every_steps",
+    )
 
 
 def factor(options: TrainOptions, made: int, total: int) -> float:

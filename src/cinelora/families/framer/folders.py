@@ -94,7 +94,11 @@ class FramerFolders:
             write_network(folder / part, part, parts[part], tensors)
         if "unet" not in full and is_widened(base):
             write_network(folder / "unet", "unet", parts["unet"], base_tensors(parts["unet"]))
-        return {part: folder / part / WEIGHTS for part in full}
+        return {part: self.weights(folder, part) for part in full}
+
+    def weights(self, folder: Path, part: str) -> Path:
+        """The file beside the part's config.json."""
+        return folder / part / WEIGHTS
 
     def full(self, folder: Path) -> dict[str, Path]:
         """Of `unet/` and `controlnet/`, as far as they are there."""
