@@ -4,6 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from cinelora.contracts.options import condition
 from cinelora.data.options import DataOptions, SourceOptions
 
 
@@ -56,9 +57,8 @@ def test_rules_of_a_source_are_those_of_data_but_for_what_they_say():
 def test_every_option_says_what_it_does(section):
     for name, field in section.model_fields.items():
         assert field.description, name
-        extra = field.json_schema_extra
-        if extra:
-            assert extra["only_if"][0] in section.model_fields, name
+        if condition(field):
+            assert condition(field)[0] in section.model_fields, name
 
 
 def test_planning_needs_no_torch():

@@ -24,7 +24,8 @@ from cinelora.lora.files import read_adapter, write_adapter
 from cinelora.lora.inject import attach, inject
 from cinelora.lora.options import LoraOptions
 from cinelora.nets.encoder import TowerEncoder
-from cinelora.nets.weights import fill, read_json
+from cinelora.nets.files import read_json
+from cinelora.nets.weights import fill
 from cinelora.noise.ddpm import Ddpm, alphas_of
 from cinelora.noise.options import NoiseOptions
 from cinelora.preview.sample import Walk, walk

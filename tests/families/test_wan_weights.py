@@ -15,7 +15,7 @@ from cinelora.families.wan.denoise import check_base, open_denoiser
 from cinelora.families.wan.encode import open_encoder
 from cinelora.families.wan.layouts import TEXT_LAYOUTS, VAE_LAYOUTS, WEIGHT_LAYOUTS
 from cinelora.families.wan.places import open_base
-from cinelora.nets import weights
+from cinelora.nets import files
 
 DIFFUSERS, ORIGINAL, COMFYUI = WEIGHT_LAYOUTS
 
@@ -230,12 +230,12 @@ def test_hub_base(monkeypatch, small_base, expected):
 
 
 def test_fingerprint_of_a_large_file_sees_its_ends_and_size(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "_PROBE_BYTES", 8)
+    monkeypatch.setattr(files, "_PROBE_BYTES", 8)
     path = tmp_path / "a"
 
     def fingerprint(data):
         path.write_bytes(data)
-        return weights._file_fingerprint(path)
+        return files.file_fingerprint(path)
 
     data = bytes(range(256)) * 4
     same = fingerprint(data)

@@ -153,7 +153,7 @@ def broken(change):
         (lambda d: d.pop(f"{Q0}.lora_B.weight"), f"{Q0} has no lora_B"),
         (lambda d: d.pop(f"{Q1}.lora_A.weight"), f"{Q1} has no lora_A"),
         (lambda d: d.update({f"{Q0}.lora_A.weight": torch.zeros(3, 16)}), "do not fit each other"),
-        (lambda d: d.update({f"{Q0}.diff_b": torch.zeros(16)}), "1 tensors are neither"),
+        (lambda d: d.update({f"{Q0}.diff_b": torch.zeros(16)}), "1 tensors change whole weights"),
         (lambda d: d.update({"other.weight": torch.zeros(1)}), "1 of 5 keys have no place in the layout diffusers"),
         (
             lambda d: [d.pop(f"{Q0}.lora_{m}.weight") for m in "AB"] + [d.update({f"{Q0}.alpha": torch.ones(())})],

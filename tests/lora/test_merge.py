@@ -6,7 +6,16 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from cinelora.base.errors import WeightsError
-from cinelora.lora.merge import Change, changed, changes_of, merged
+from cinelora.lora.merge import (
+    Change,
+    changed,
+    changes_of,
+    merged,
+    refuse_not_finite,
+    refuse_sizes,
+    sum_format,
+    sum_of,
+)
 
 
 def pair(rank=2, inputs=3, outputs=4, seed=0):
@@ -113,3 +122,49 @@ def test_weights_of_another_size_are_refused():
     a, b = pair()
     with pytest.raises(WeightsError, match=r"(?s)another size.*\(4, 5\).*\(4, 3\)"):
         merged({"x.weight": torch.ones(4, 5)}, {"x.weight": (Change("x", a, b), 1.0)})
+
+
+@given(st.integers(0, 30), st.integers(1, 5), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+def test_some_rows_are_those_of_the_whole(seed, count, dtype):
+    a, b = pair(seed=seed)
+    added = [(Change("x", a, b), 0.7), (Change("x", *pair(rank=3, seed=seed + 50)), -1.5)]
+    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed + 100)).to(dtype)
+    whole = sum_of(weight, added, to=dtype)
+    pieces = [sum_of(weight[k : k + count], added, to=dtype, first=k) for k in range(0, 4, count)]
+    torch.testing.assert_close(torch.cat(pieces), whole)
+    wanted = weight.double() + sum(s * one.b.double() @ one.a.double() for one, s in added)
+    assert (whole.to(dtype).double() - wanted).abs().max() <= torch.finfo(dtype).eps * wanted.abs().max()
+
+
+@given(st.integers(0, 200), st.floats(-4, 4), st.sampled_from([1e-4, 1.0, 1e3]))
+def test_what_was_added_can_be_taken_out_to_one_unit_in_the_last_place(seed, strength, size):
+    a, b = pair(seed=seed)
+    change = Change("x", a, b * size)
+    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed + 100))
+    there = changed(weight, change, strength)
+    back = changed(there, change, -strength)
+    largest = torch.maximum(there.abs(), weight.abs())
+    unit = torch.nextafter(largest, torch.tensor(float("inf"))) - largest
+    assert ((back.double() - weight.double()).abs() <= unit.double()).all()
+
+
+def test_formats_of_sums():
+    a, b = pair()
+    both = [(Change("x", a.half(), b.half()), 1.0), (Change("x", a.bfloat16(), b.bfloat16()), 1.0)]
+    assert sum_format(torch.float16, both[:1]) == torch.float16
+    assert sum_format(torch.float16, both) == torch.float32
+    assert sum_format(torch.float8_e4m3fn, both[:1]) == torch.float16
+
+
+def test_dora_cannot_be_one_of_several():
+    a, b = pair()
+    added = {"x.weight": [(Change("x", a, b), 1.0), (Change("x", a, b, magnitude=torch.ones(4)), 1.0)]}
+    with pytest.raises(WeightsError, match=r"(?s)several adapters, and one of them is DoRA.*lengths"):
+        refuse_sizes({"x.weight": (4, 3)}, added)
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    a, b = pair()
+    b[0, 0] = float("nan")
+    with pytest.raises(WeightsError, match=r"(?s)not finite.*x"):
+        refuse_not_finite([Change("x", a, b)], "file")

@@ -4,6 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from cinelora.contracts.options import condition
 from cinelora.methods.options import MethodOptions
 from cinelora.train.options import HeldOutOptions, TrainOptions
 
@@ -42,8 +43,8 @@ def test_what_cannot_be_is_refused(wrong):
 def test_every_option_has_help_and_conditions_name_fields(section):
     for name, field in section.model_fields.items():
         assert field.description, name
-        if field.json_schema_extra:
-            other, values = field.json_schema_extra["only_if"]
+        if condition(field):
+            other, values = condition(field)
             for value in values:
                 section(**{other: value, **({"lr": 1.0} if value == "prodigy" else {})})
 

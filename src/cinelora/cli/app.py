@@ -14,8 +14,10 @@ from typer.core import TyperGroup
 from cinelora import __version__
 from cinelora.cli.cache import Sets
 from cinelora.cli.cache import app as cache_app
+from cinelora.cli.import_recipe import import_recipe
 from cinelora.cli.interpolate import interpolate, tracks
 from cinelora.cli.lora import app as lora_app
+from cinelora.cli.recipe import app as recipe_app
 
 
 class _InOrder(TyperGroup):
@@ -122,6 +124,8 @@ app.add_typer(cache_app, name="cache")
 app.command()(interpolate)
 app.command()(tracks)
 app.add_typer(lora_app, name="lora")
+app.add_typer(recipe_app, name="recipe")
+app.command("import")(import_recipe)
 
 
 @app.command()

@@ -4,16 +4,18 @@ In: the recipe around it, the file, whether modules without a place may be left 
 used; what was left out, and what has no adapter, is said.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cinelora.base.errors import Problem, WeightsError
 from cinelora.base.log import console
 from cinelora.config.load import Loaded
-from cinelora.contracts.card import Family
+from cinelora.contracts.card import Family, Variant
 from cinelora.families import registry
 from cinelora.lora.files import AdapterFile
-from cinelora.lora.fit import fits, gaps, grouped, lost, plan_of, untouched, without
+from cinelora.lora.fit import gaps, grouped, lost, plan_of, untouched, without
+from cinelora.lora.targets import linears
 
 
 def fitted(loaded: Loaded, file: AdapterFile, path: Path, *, allow_missing: bool) -> AdapterFile:
@@ -85,13 +87,35 @@ def _advised(
 
 def fitting(family: Family, file: AdapterFile) -> list[str]:
     """The family's variants in which every module of the adapter has a place of its size."""
-    known: dict[str, bool] = {}
-    found = []
-    for variant in family.variants.values():
-        # Many variants have one network; families whose denoiser is of another name are compared by all of theirs.
-        alike = repr((variant.parts, variant.network.get("transformer", variant.network)))
-        if alike not in known:
-            known[alike] = fits(registry.skeleton(family, variant), file)
-        if known[alike]:
-            found.append(f"{family.name}/{variant.name}")
-    return found
+    wanted = {module: file.sizes(module) for module in file.modules()}
+    return [
+        f"{family.name}/{variant.name}"
+        for variant in family.variants.values()
+        if wanted.items() <= module_sizes(family, variant).items()
+    ]
+
+
+_SIZES: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+
+
+def module_sizes(family: Family, variant: Variant) -> Mapping[str, tuple[int, int]]:
+    """Inputs and outputs of every linear module of a variant's denoiser, by "part.module". Networks are built once."""
+    if variant.experts:
+        return {
+            expert.part + name.removeprefix(name.partition(".")[0]): size
+            for expert in variant.experts.values()
+            for name, size in module_sizes(family, expert.variant).items()
+        }
+    # Towers and autoencoder are no part of the denoiser.
+    networks = {name: one for name, one in variant.network.items() if "encoder" not in name and name not in _BESIDE}
+    alike = family.name, repr((variant.parts, networks))
+    if alike not in _SIZES:
+        _SIZES[alike] = {
+            f"{part}.{name}": (linear.in_features, linear.out_features)
+            for part, module in registry.skeleton(family, variant).items()
+            for name, linear in linears(module).items()
+        }
+    return _SIZES[alike]
+
+
+_BESIDE = ("vae", "expert")

@@ -12,10 +12,11 @@ from torch import Tensor
 from cinelora.base.errors import Problem, RecipeError, WeightsError, nearest
 from cinelora.commands.init import split
 from cinelora.contracts.card import Family, Variant
-from cinelora.contracts.roles import Layout
+from cinelora.contracts.roles import AdapterLayout, Layout
 from cinelora.families import registry
 from cinelora.lora.files import read_header
-from cinelora.nets.weights import read_tensors
+from cinelora.lora.spellings import Places, foreign
+from cinelora.nets.files import read_tensors
 
 FORMATS = ("safetensors", "ckpt")
 _OTHER_FORMATS = ("bin", "pt", "pth")
@@ -50,22 +51,49 @@ def family_of(keys: Sequence[str], header: Mapping[str, str], model: str) -> tup
     if header.get("family") in registry.FAMILIES:
         family = registry.FAMILIES[header["family"]]
         return family, family.variants.get(header.get("variant", ""))
-    shown = (family for name, family in registry.FAMILIES.items() if name not in registry.HIDDEN)
-    reading = [family for family in shown if adapter_layout(family, keys) is not None]
+    reading = [family for family in shown_families() if adapter_layout(family, keys) is not None]
     return (reading[0], None) if len(reading) == 1 else None
 
 
-def adapter_layout(family: Family, keys: Sequence[str]) -> Layout | None:
+def shown_families() -> list[Family]:
+    """All but those for tests."""
+    return [family for name, family in registry.FAMILIES.items() if name not in registry.HIDDEN]
+
+
+def candidates(tensors: Mapping[str, Tensor]) -> list[Family]:
+    """The families whose adapter these tensors can be: by a layout and its table of modules, else by any spelling."""
+    keys, found = list(tensors), []
+    modules = [re.split(r"\.lora_|\.alpha$", key)[0] for key in keys]
+    for family in shown_families():
+        layout = adapter_layout(family, keys)
+        if layout is not None:
+            places = Places(lora_layouts(family, None), keys)
+            known = not places.natives or all(places.native(module) for module in modules)
+            found.append((known, family))
+    reading = [family for known, family in found if known] or [family for _, family in found]
+    return reading or [family for family in shown_families() if foreign(tensors, lora_layouts(family, None))]
+
+
+def lora_layouts(family: Family, variant: Variant | None) -> Sequence[AdapterLayout]:
+    """The spellings of a variant's adapters, of all its family's where the variant is not known."""
+    if variant is not None:
+        return registry.lora_layouts(family, variant)
+    return registry.named(family.lora_layouts)
+
+
+def adapter_layout(family: Family, keys: Sequence[str]) -> AdapterLayout | None:
     """The family's spelling of adapters that these keys are of."""
     return next((layout for layout in registry.named(family.lora_layouts) if layout.reads(list(keys))), None)
 
 
-def part_layouts(family: Family) -> dict[str, Sequence[Layout]]:
-    """{part: the spellings of its weights}."""
+def part_layouts(family: Family, variant: Variant | None = None) -> dict[str, Sequence[Layout]]:
+    """{part: the spellings of its weights}; those of all variants where none is known."""
     if family.part_layouts:
         return dict(registry.named(family.part_layouts))
-    parts = {part for variant in family.variants.values() for part in variant.parts}
-    return dict.fromkeys(parts, registry.named(family.weight_layouts))
+    variants = [variant] if variant else list(family.variants.values())
+    names = dict.fromkeys(one.weight_layouts or family.weight_layouts for one in variants)
+    layouts = [layout for name in names for layout in registry.named(name)]
+    return {part: layouts for one in variants for part in one.parts}
 
 
 def variant_near(family: Family, base: Path) -> Variant | None:
@@ -105,6 +133,11 @@ def place_of(out: Path | None, name: str, *inputs: Path) -> Path:
     Raises RecipeError where it would replace what it is made of.
     """
     place = Path(name) if out is None else out if out.suffix[1:] in FORMATS and not out.is_dir() else out / name
+    refuse_inputs(place, *inputs)
+    return place
+
+
+def refuse_inputs(place: Path, *inputs: Path) -> None:
+    """Raise RecipeError where a result would replace what it is made of."""
     if any(place.resolve() == one.resolve() for one in inputs):
         raise RecipeError(Problem("the result would replace what it is made of", found=str(place), do="name another"))
-    return place

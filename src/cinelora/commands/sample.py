@@ -121,7 +121,7 @@ def _adapter(loaded: Loaded, path: Path, together: Mapping[str, Path], wishes: W
     if together:
         adapter = read_together(together, loaded.variant, layouts, alpha=wishes.alpha)
     else:
-        adapter = read_adapter(path, layouts, alpha=wishes.alpha)
+        adapter = read_adapter(path, layouts, alpha=wishes.alpha, allow_missing=wishes.allow_missing)
     return fitted(loaded, adapter, path, allow_missing=wishes.allow_missing)
 
 

@@ -34,6 +34,20 @@ def check_effects(
     where: Callable[[Place], str],
 ) -> None:
     """Note every option that was set although another option's value takes its effect away."""
+    for place, other, current, values in effectless(model, said, merged):
+        problems.add(
+            f"{'.'.join(map(str, place))} has no effect in this run",
+            found=f"{other} = {current!r}",
+            allowed=f"{other} = {' or '.join(map(repr, values))}",
+            where=where(place),
+            do=f"remove {place[-1]}, or change {other}",
+        )
+
+
+def effectless(
+    model: type[BaseModel], said: Mapping[str, Any], merged: Mapping[str, Any]
+) -> Iterator[tuple[Place, str, Any, list[Any]]]:
+    """Every option that was set without an effect: its place, the option that decides, its value, and what it wants."""
     for place, options, table in _tables(model, said, merged):
         for name in table[0]:
             extra = options.model_fields[name].json_schema_extra if name in options.model_fields else None
@@ -42,13 +56,7 @@ def check_effects(
             other, values = extra["only_if"]  # type: ignore[misc]
             current = table[1].get(other, options.model_fields[other].get_default(call_default_factory=True))
             if current not in values:
-                problems.add(
-                    f"{'.'.join(map(str, (*place, name)))} has no effect in this run",
-                    found=f"{other} = {current!r}",
-                    allowed=f"{other} = {' or '.join(map(repr, values))}",
-                    where=where((*place, name)),
-                    do=f"remove {name}, or change {other}",
-                )
+                yield (*place, name), other, current, values
 
 
 def _tables(

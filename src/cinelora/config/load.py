@@ -6,7 +6,7 @@ wins.
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,15 @@ def check(source: Source, *, folder: Path, name: str) -> Loaded:
     assert family is not None
     assert variant is not None
     return Loaded(recipe, family, variant, folder, name, source)
+
+
+def with_card(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw tables with what the variant and the method have for them beneath; as they are where these are not known."""
+    merged, unheard = dict(tables), Problems(RecipeError)
+    _, variant = _card(Source(merged), unheard)
+    if variant is not None:
+        _put_defaults(merged, variant)
+    return merged
 
 
 def _name_in_letters(source: Source) -> None:

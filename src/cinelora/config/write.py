@@ -6,7 +6,7 @@ All three come from the options themselves, so that none can say what the code d
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import tomli_w
 from pydantic import BaseModel
@@ -14,9 +14,10 @@ from pydantic.fields import FieldInfo
 
 from cinelora.config.checks import has_idle_weight, idle_sections
 from cinelora.config.recipe import Recipe
-from cinelora.config.schema import options_at
+from cinelora.config.schema import Key, keys_of, kind_of, options_at
 from cinelora.config.told import must_say
 from cinelora.contracts.card import Family, Variant
+from cinelora.contracts.options import condition, noted
 
 _WIDTH = 100
 
@@ -35,7 +36,7 @@ def _without_dead(options: BaseModel) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, info in type(options).model_fields.items():
         value = getattr(options, name)
-        if value is None or not _alive(info, options):
+        if value is None or not is_alive(info, options):
             continue
         if isinstance(value, BaseModel):
             table[name] = _without_dead(value)
@@ -48,12 +49,10 @@ def _without_dead(options: BaseModel) -> dict[str, Any]:
     return table
 
 
-def _alive(info: FieldInfo, options: BaseModel) -> bool:
-    extra = info.json_schema_extra
-    if not isinstance(extra, dict) or "only_if" not in extra:
-        return True
-    other, values = extra["only_if"]  # type: ignore[misc]
-    return getattr(options, other) in values
+def is_alive(info: FieldInfo, options: BaseModel) -> bool:
+    """True where an option has an effect beside the others of its section."""
+    needed = condition(info)
+    return needed is None or getattr(options, needed[0]) in needed[1]
 
 
 def template(family: Family, variant: Variant) -> str:
@@ -111,58 +110,48 @@ def _key(key: str, info: FieldInfo, said: Mapping[str, Any], defaults: Mapping[s
 
 
 def _line(key: str, value: Any) -> str:
-    """`key = value` on one line; JSON's scalars and arrays are TOML's too."""
+    """`key = value` on one line."""
+    return f"{key} = {as_toml(value)}"
+
+
+def as_toml(value: Any) -> str:
+    """A value on one line; JSON's scalars and arrays are TOML's too, but for one control character."""
     if isinstance(value, Mapping):
-        inner = ", ".join(_line(json.dumps(k), v) for k, v in value.items())
-        return f"{key} = {{{inner}}}"
-    return f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        return f"{{{', '.join(_line(json.dumps(k, ensure_ascii=False), v) for k, v in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 def _note(info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    note = info.description or ""
-    if isinstance(extra, dict) and "only_if" in extra:
-        other, values = extra["only_if"]  # type: ignore[misc]
-        note += f" (only with {other} = {' or '.join(map(str, values))})"
-    return note
+    needed = condition(info)
+    only = f" (only with {needed[0]} = {' or '.join(map(str, needed[1]))})" if needed else ""
+    return (info.description or "") + only
 
 
 def reference() -> str:
     """The page of all options, as Markdown."""
-    lines = ["# Every option of a recipe", "", "Made from the options' own help by `make docs`; do not edit.", ""]
-    for name, info in Recipe.model_fields.items():
-        model = options_at(Recipe, (name,))
-        assert model is not None
-        lines += [f"## [{name}]", "", f"{info.description}.", "", *_table(model)]
-        for key, inner_info in model.model_fields.items():
-            inner = options_at(model, (key,))
-            if inner is not None:
-                title = f"[[{name}.{key}]]" if get_origin(inner_info.annotation) is list else f"[{name}.{key}]"
-                lines += [f"### {title}", "", *_table(inner)]
+    lines = ["# Every option of a recipe", "", "Made from the options' own help by `make docs`; do not edit."]
+    lines += ["`cinelora recipe explain KEY` tells the same of one key, and where it is used.", ""]
+    for section in keys_of(Recipe):
+        if section.table is None or "rules" in section.names:  # which has the keys of [data] over again
+            continue
+        first = len(section.names) == 1
+        lines += (
+            [f"## {section.header}", "", f"{section.info.description}.", ""] if first else [f"### {section.header}", ""]
+        )
+        lines += _table(section)
     return "\n".join(lines)
 
 
-def _table(model: type[BaseModel]) -> list[str]:
-    lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
-    for key, info in model.model_fields.items():
-        if options_at(model, (key,)) is not None:
-            lines.append(f"| `{key}` | table | | {_note(info)} |")
-            continue
-        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
-        kind = _kind(info.annotation).replace("|", "\\|")
-        lines.append(f"| `{key}` | {kind} | `{default}` | {_note(info).replace('|', chr(92) + '|')} |")
+def _table(section: Key) -> list[str]:
+    assert section.table is not None
+    lines = ["| key | type | unit | default | what it does | what it costs |", "|---|---|---|---|---|---|"]
+    for name, info in section.table.model_fields.items():
+        key = Key((*section.names, name), section.table, info)
+        if key.table is not None:
+            cells = [f"`{name}`", "table", "", "", _note(info), ""]
+        else:
+            default = "required" if info.is_required() else "left out" if key.default is None else as_toml(key.default)
+            cells = [f"`{name}`", kind_of(info), noted(info, "unit"), f"`{default}`", _note(info), noted(info, "costs")]
+        escaped = [cell.replace("|", "\\|") for cell in cells]
+        lines.append("|" + "".join(f" {cell} |" if cell else " |" for cell in escaped))
     return [*lines, ""]
-
-
-def _kind(annotation: Any) -> str:
-    """A type in a reader's words: `"head" | "middle"`, `list of int`."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is None:
-        return "nothing" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
-    if all(isinstance(arg, str) for arg in args):
-        return " | ".join(f'"{arg}"' for arg in args)
-    if origin in (list, tuple):
-        return f"list of {_kind(args[0])}"
-    if origin is dict:
-        return f"table of {_kind(args[1])}"
-    return " | ".join(_kind(arg) for arg in args)

@@ -117,3 +117,5 @@ class Family:
     merged_name: str = ""
     """Names a function (variant's name, adapter's name) -> what a base with that adapter in it is called, where
     programs go by such names; "" = FAMILY_VARIANT_ADAPTER."""
+    consumers: str = ""
+    """Names the `lora.consumers.Consumers`: which programs read the family's adapters, by which rule; "" = none."""

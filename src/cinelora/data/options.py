@@ -11,15 +11,26 @@ from cinelora.contracts.options import Options, option
 _FROM_SOURCE = ("fps", ("source",))
 _IN_TABLES = ("reader", ("auto", "table", "easyanimate", "prompts"))
 _WITH_CAPTIONS = ("reader", (*_IN_TABLES[1], "webdataset", "captions"))
+_SIDE = "memory and time of a step grow with the square of the side, the time of attention with its fourth power"
+_AGAIN = "a pass over the data takes so many times the steps; nothing is encoded twice"
 
 
 class VideoxOptions(Options):
     """Table [data.videox]: the bucket rules of EasyAnimate and VideoX-Fun, under their own names."""
 
-    image_sample_size: int = option(512, "Side of the square whose area pictures get.", ge=64, le=8192)
-    video_sample_size: int = option(512, "Side of the square whose area videos get (the smallest one).", ge=64, le=8192)
+    image_sample_size: int = option(
+        512, "Side of the square whose area pictures get.", ge=64, le=8192, unit="pixels", costs=_SIDE
+    )
+    video_sample_size: int = option(
+        512, "Side of the square whose area videos get (the smallest one).", ge=64, le=8192, unit="pixels", costs=_SIDE
+    )
     token_sample_size: int = option(
-        512, "Side of the square that fills the token budget together with the longest of data.frames.", ge=64, le=8192
+        512,
+        "Side of the square that fills the token budget together with the longest of data.frames.",
+        ge=64,
+        le=8192,
+        unit="pixels",
+        costs=_SIDE,
     )
     random_hw_adapt: bool = option(
         False,
@@ -45,6 +56,7 @@ class VideoxOptions(Options):
         False,
         "Whether clips far below the token budget stand in a batch 2 or 4 times, each time with other noise, and count "
         "once. Read from [data.videox] alone, for all sources.",
+        costs="memory of such batches, 2 or 4 times as large",
     )
 
 
@@ -55,12 +67,17 @@ class ClipRules(Options):
         help="Frame buckets: numbers of frames that clips are cut to, such as [17, 49, 81]; each clip takes the "
         "longest that it fills. Empty = the model's own length.",
         default_factory=list,
+        unit="frames",
+        costs="memory and time of a step grow with the frames, the time of a transformer's attention with their square",
     )
     size: list[Annotated[int, Field(ge=1)]] = option(
         help="[height, width] in pixels; with buckets = 'grid' it sets the area. Empty = the model's own size.",
         default_factory=list,
         max_length=2,
         only_if=("buckets", ("grid", "single")),
+        unit="pixels",
+        costs="memory and time of a step grow with height times width, the time of a transformer's "
+        "attention with its square",
     )
     buckets: Literal["grid", "videox", "single"] = option(
         "grid",
@@ -71,14 +88,24 @@ class ClipRules(Options):
         help="rules of buckets = 'videox'", default_factory=VideoxOptions, only_if=("buckets", ("videox",))
     )
     upscale: bool = option(
-        False, "Whether clips smaller than their bucket are enlarged; false = they get a smaller bucket instead."
+        False,
+        "Whether clips smaller than their bucket are enlarged; false = they get a smaller bucket instead.",
+        costs="memory and time: small clips get as many tokens as large ones",
     )
     fps: Annotated[float, Field(gt=0)] | Literal["family", "source"] = option(
         "family",
         "Frames per second that clips are resampled to by timestamps: a number, 'family' = the model's own rate "
         "(motion keeps its speed), 'source' = frames of the source in turn (motion changes its speed).",
+        unit="frames per second",
     )
-    stride: int = option(1, "Every how many-th frame of the source is taken.", ge=1, le=1000, only_if=_FROM_SOURCE)
+    stride: int = option(
+        1,
+        "Every how many-th frame of the source is taken.",
+        ge=1,
+        le=1000,
+        only_if=_FROM_SOURCE,
+        unit="frames of the source",
+    )
     stride_min: int = option(
         0,
         "The smallest stride: each variant draws its own between this one and `stride`, as far as its video is long "
@@ -86,6 +113,7 @@ class ClipRules(Options):
         ge=0,
         le=1000,
         only_if=_FROM_SOURCE,
+        unit="frames of the source",
     )
     clip: Literal["head", "middle", "random", "uniform", "chunks", "sliding"] = option(
         "head",
@@ -93,16 +121,31 @@ class ClipRules(Options):
         "'uniform' = frames evenly spread over all of it, whatever fps says (motion gets faster); 'chunks' = every "
         "stretch, one after the other, each as a clip of its own; 'sliding' = stretches that start every slide_frames "
         "frames.",
+        costs="'chunks' and 'sliding' make several clips of a video: encoding time and disk times as many",
     )
     slide_frames: int = option(
-        16, "Frames of the clip from one sliding stretch to the next.", ge=1, only_if=("clip", ("sliding",))
+        16,
+        "Frames of the clip from one sliding stretch to the next.",
+        ge=1,
+        only_if=("clip", ("sliding",)),
+        unit="frames",
+        costs="smaller makes more clips of a video, each of which is encoded and kept",
     )
-    drop_start: float = option(0.0, "Share of each video's seconds that is left out at its beginning.", ge=0, lt=1)
-    drop_end: float = option(0.0, "Share of each video's seconds that is left out at its end.", ge=0, lt=1)
+    drop_start: float = option(
+        0.0, "Share of each video's seconds that is left out at its beginning.", ge=0, lt=1, unit="share of the seconds"
+    )
+    drop_end: float = option(
+        0.0, "Share of each video's seconds that is left out at its end.", ge=0, lt=1, unit="share of the seconds"
+    )
     skip_frames_start: int = option(
-        0, "Frames of the source that are left out at the beginning, before all else.", ge=0
+        0,
+        "Frames of the source that are left out at the beginning, before all else.",
+        ge=0,
+        unit="frames of the source",
     )
-    skip_frames_end: int = option(0, "Frames of the source that are left out at the end, before all else.", ge=0)
+    skip_frames_end: int = option(
+        0, "Frames of the source that are left out at the end, before all else.", ge=0, unit="frames of the source"
+    )
     crop: Literal["centre", "random", "none"] = option(
         "centre",
         "Which part of the resized picture is used: the middle, one drawn by (seed, record, variant), or 'none' = all "
@@ -114,6 +157,8 @@ class ClipRules(Options):
         "How many random stretches, crops or buckets of each clip are encoded; needs something random.",
         ge=1,
         le=1000,
+        unit="variants of each clip",
+        costs="encoding time and disk of the latents, times so many; captions are encoded once",
     )
     short: Literal["fit", "skip", "stop"] = option(
         "fit",
@@ -153,13 +198,16 @@ class SourceOptions(Options):
         "Share of the training that is drawn from this source, relative to the other sources' weights; 0 in all "
         "sources = in proportion to their clips.",
         ge=0,
+        unit="relative share",
     )
-    repeats: int = option(1, "How many times each of its clips counts.", ge=1, le=100_000)
+    repeats: int = option(1, "How many times each of its clips counts.", ge=1, le=100_000, unit="times", costs=_AGAIN)
     video_repeats: int = option(
         1,
         "How many times each of its videos counts on top of that, where pictures stand beside them.",
         ge=1,
         le=100_000,
+        unit="times",
+        costs=_AGAIN,
     )
     held_out: bool = option(
         True, "Whether this source may give clips for the held-out loss; false for a regularisation source."
@@ -202,6 +250,7 @@ class SourceOptions(Options):
         "one",
         "What several lines of a caption are: 'one' = one caption, 'each' = several captions, one of which is drawn "
         "each time (a table's caption may be a list, too).",
+        costs="'each': every line is encoded and kept",
     )
     caption_prefix: str = option("", "Text put before every caption of this source, with one space between.")
     caption_suffix: str = option(
@@ -219,13 +268,18 @@ class SourceOptions(Options):
         "they are.",
         ge=0,
         le=100,
+        unit="orders of a caption",
+        costs="so many texts of each caption are encoded and kept",
     )
-    keep_tags: int = option(0, "How many tags at the beginning stay where they are when tags are shuffled.", ge=0)
+    keep_tags: int = option(
+        0, "How many tags at the beginning stay where they are when tags are shuffled.", ge=0, unit="tags"
+    )
     caption_dropout: float = option(
         0.0,
         "Share of the draws that get the empty caption, on top of model.text_dropout.",
         ge=0,
         le=1,
+        unit="share of the draws",
     )
     empty_caption: Literal["stop", "allow"] = option(
         "stop", "What an empty caption is: 'stop' = a problem of the data, 'allow' = meant so."
@@ -250,6 +304,7 @@ class DataOptions(ClipRules):
         "each variant of a caption draws its length from frames and its size from size and buckets; 'pictures' = "
         "captions and pictures to start from (of videos the first frame that clip shows), each variant with a length "
         "from frames. No latents are encoded then.",
+        costs="'captions' and 'pictures' spare the encoding of clips and their place on the disk",
     )
     small_buckets: Literal["partial", "repeat", "borrow"] = option(
         "partial",
@@ -263,7 +318,7 @@ class DataOptions(ClipRules):
         "'skip' = they are left out and stand in the table.",
     )
     seconds_per_file: float = option(
-        60.0, "Time that measuring one file may take; one that takes longer cannot be used.", gt=0
+        60.0, "Time that measuring one file may take; one that takes longer cannot be used.", gt=0, unit="seconds"
     )
     held_out: float = option(
         0.05,
@@ -271,14 +326,19 @@ class DataOptions(ClipRules):
         "where there are 10 or more, none at 0.",
         ge=0,
         le=0.5,
+        unit="share of the clips",
+        costs="these clips are not learned from",
     )
     encoded_dtype: DtypeName = option(
         "bf16",
-        "Number format in which latents and text embeddings are kept, with and without the cache; fp32 takes twice "
-        "the disk and is exact.",
+        "Number format in which latents and text embeddings are kept, with and without the cache; fp32 is exact.",
+        costs="disk of the cache: fp32 takes twice as much as bf16 and fp16",
     )
     cache: Literal["on", "off"] = option(
-        "on", "Whether encoded clips are kept on disk; 'off' encodes them again each time they are drawn."
+        "on",
+        "Whether encoded clips are kept on disk; 'off' encodes them again each time they are drawn.",
+        costs="'on': disk, of which `cinelora cache` says how much before it begins; 'off': encoding again "
+        "in every pass, with the encoders in memory beside the denoiser",
     )
     cache_dir: str = option(
         ".cinelora/cache",
@@ -291,6 +351,8 @@ class DataOptions(ClipRules):
         ge=1,
         le=100_000,
         only_if=("cache", ("off",)),
+        unit="clips",
+        costs="disk of the temporary folder for so many clips",
     )
 
     @model_validator(mode="before")

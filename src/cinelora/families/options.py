@@ -21,20 +21,26 @@ class ModelOptions(Options):
         help='which experts of a variant that has several learn in this run, such as ["high", "low"] of Wan 2.2\'s '
         "A14B; each gets an adapter and a file of its own; empty = all",
         default_factory=list,
+        costs="each expert that learns has an adapter with its optimizer's state, a file of its own, and "
+        "its base in memory",
     )
     experts_in_memory: Literal["all", "one"] = option(
         "all",
         "`one` keeps on the GPU only the expert that is asked, the others in main memory; moving them takes time, see "
         "method.expert_stretch",
+        costs="`all`: GPU memory for the weights of every expert; `one`: main memory for those of the "
+        "others, and the time of moving them at each change of expert",
     )
     dtype: DtypeName = option(
         "bf16",
         "number format of the denoiser and the text encoder; adapters are always fp32",
+        costs="2 bytes of memory for each weight in bf16 and fp16, 4 in fp32",
     )
     vae_dtype: DtypeName = option(
         "fp32",
         "number format of the autoencoder; bf16 is faster and less exact: what a latent loses by rounding is about as "
         "large as its posterior's own width",
+        costs="fp32 takes twice the memory of bf16 while clips are encoded and decoded, and more time on a GPU",
     )
     vae_compat: Literal["none", "videox"] = option(
         "none",
@@ -45,9 +51,14 @@ class ModelOptions(Options):
     tiling: bool = option(
         False,
         "whether the autoencoder works in tiles: less memory for large pictures, slightly other latents and pixels",
+        costs="time: tiles overlap, and what two of them share is computed twice",
     )
     text_dropout: float = option(
-        0.1, "share of clips whose caption is dropped in a step, so that guidance keeps working", ge=0, lt=1
+        0.1,
+        "share of clips whose caption is dropped in a step, so that guidance keeps working",
+        ge=0,
+        lt=1,
+        unit="share of clips",
     )
     image_dropout: float | None = option(
         None,
@@ -55,6 +66,7 @@ class ModelOptions(Options):
         "family's own",
         ge=0,
         lt=1,
+        unit="share of clips",
     )
     image_frame: Literal["random", "first"] | None = option(
         None,
@@ -66,6 +78,7 @@ class ModelOptions(Options):
         "largest deviation of noise on the latents of the picture to start from in training, drawn up to this in each "
         "step: less is copied from it and more moves; left out, the family's own (DynamiCrafter: 0)",
         ge=0,
+        unit="deviation of latents",
     )
     pace: Literal["fps", "stride"] | None = option(
         None,

@@ -37,12 +37,6 @@ def lost(parts: Mapping[str, nn.Module], file: AdapterFile) -> list[str]:
     return _lost({part: linears(module) for part, module in parts.items()}, file)
 
 
-def fits(parts: Mapping[str, nn.Module], file: AdapterFile) -> bool:
-    """True where every module of the file has a place of its size."""
-    known = {part: linears(module) for part, module in parts.items()}
-    return not _lost(known, file) and not _resized(known, file)
-
-
 def without(file: AdapterFile, modules: Collection[str]) -> AdapterFile:
     """The adapter without some of its modules."""
     kept = {key: one for key, one in file.tensors.items() if not key.startswith(tuple(f"{m}." for m in modules))}

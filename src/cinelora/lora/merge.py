@@ -1,17 +1,18 @@
-"""Owns adding an adapter to the weights of a base: W becomes W + s B A, whatever the file calls its matrices.
+"""Owns adding adapters to the weights of a base: W becomes W + s B A, whatever the file calls its matrices.
 
-In: an adapter's tensors by their file's names, a base's tensors, which weight each module is. Out: the base's tensors,
-of which those that change are new. Everything else is handed on as it is.
+In: an adapter's tensors by their file's names, a base's weights, whole or some rows of them. Out: their sums, all else
+as it is. Taking out is adding at the negative strength.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from cinelora.base.errors import Problems, WeightsError
+from cinelora.base.errors import Problem, Problems, WeightsError
 
 _SPELLINGS = (
     ("lora_a.weight", "lora_b.weight"),
@@ -85,6 +86,10 @@ def _change(module: str, own: Mapping[str, Tensor], problems: Problems, where: s
     return None
 
 
+Added = Sequence[tuple[Change, float]]
+"""What is added to one weight: changes with their strengths."""
+
+
 def merged(
     base: Mapping[str, Tensor], changes: Mapping[str, tuple[Change, float]], *, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
@@ -93,26 +98,78 @@ def merged(
     A changed weight is of the wider format of its own and the adapter's, as a sum is; with `dtype` all weights are of
     that one. Raises WeightsError naming weights that have another shape than the adapter's module.
     """
-    problems = Problems(WeightsError)
-    for key, (change, _) in changes.items():
-        inner, shape = (change.b.shape[0], change.a.shape[1]), tuple(base[key].shape)
-        if shape != inner:
-            what = f"{key} has another size than the adapter's module"
-            problems.add(what, found=str(shape), allowed=str(inner), do="name the base that the adapter was trained on")
-    problems.raise_if_any()
+    refuse_sizes({key: tuple(base[key].shape) for key in changes}, {key: [one] for key, one in changes.items()})
     found: dict[str, Tensor] = {}
     for key, weight in base.items():
-        tensor = changed(weight, *changes[key]) if key in changes else weight
-        found[key] = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        if key in changes:
+            found[key] = changed(weight, *changes[key], dtype=dtype)
+        else:
+            found[key] = weight.to(dtype) if dtype is not None and weight.is_floating_point() else weight
     return found
 
 
-def changed(weight: Tensor, change: Change, strength: float) -> Tensor:
-    """W + s B A, in fp32 inside; of DoRA m V / |V|, V = W + s B A, |V| the length of each row (Liu et al. 2024)."""
-    delta = strength * (change.b.float() @ change.a.float())
-    total = weight.float() + delta.to(weight.device)
-    if change.magnitude is not None:
-        total = change.magnitude.float().view(-1, 1) * total / torch.linalg.norm(total, dim=1, keepdim=True)
-    # Numbers of eight bits have no sum with others.
-    small = weight.dtype.itemsize == 1
-    return total.to(change.b.dtype if small else torch.promote_types(weight.dtype, change.b.dtype))
+def changed(weight: Tensor, change: Change, strength: float, *, dtype: torch.dtype | None = None) -> Tensor:
+    """W + s B A in the format of a sum, or `dtype`; of DoRA m V / |V|, V = W + s B A, |V| the length of each row."""
+    added = [(change, strength)]
+    wanted = dtype or sum_format(weight.dtype, added)
+    return sum_of(weight, added, to=wanted).to(wanted)
+
+
+def sum_format(weight: torch.dtype, added: Added) -> torch.dtype:
+    """The wider format of a weight's and the adapters'. Numbers of eight bits have no sum with others."""
+    formats = [change.b.dtype for change, _ in added]
+    return reduce(torch.promote_types, formats if weight.itemsize == 1 else [weight, *formats])
+
+
+def sum_of(rows: Tensor, added: Added, *, to: torch.dtype, first: int = 0) -> Tensor:
+    """Some rows of W + sum of s B A, from row `first` of W on, before they are rounded to the format `to`.
+
+    Inside everything is fp32, and fp64 where fp32 is asked for, so that each number is rounded once and can be taken
+    out again to one unit in its last place. DoRA's own (Liu et al. 2024): m V / |V|, V = W + s B A.
+    """
+    dtype = _inside(to)
+    total = rows.to(dtype, copy=True)
+    for change, strength in added:
+        own = slice(first, first + len(rows))
+        total.addmm_(change.b[own].to(dtype), change.a.to(dtype), alpha=strength)
+        if change.magnitude is not None:
+            lengths = change.magnitude.reshape(-1, 1)[own].to(dtype)
+            total = lengths * total / torch.linalg.norm(total, dim=1, keepdim=True)
+    return total
+
+
+def at_hand(added: Added, to: torch.dtype) -> Added:
+    """The same with A in the format that `sum_of` works in, for many calls of it."""
+    return [(replace(change, a=change.a.to(_inside(to))), strength) for change, strength in added]
+
+
+def _inside(to: torch.dtype) -> torch.dtype:
+    return torch.float64 if to.itemsize >= 4 else torch.float32
+
+
+def refuse_sizes(shapes: Mapping[str, tuple[int, ...]], added: Mapping[str, Added], where: str = "") -> None:
+    """Raise WeightsError naming weights of another shape than an adapter's module, and those that cannot be added to.
+
+    Lengths of DoRA are those of the base's weight with its own change alone.
+    """
+    problems = Problems(WeightsError)
+    for key, changes in added.items():
+        for change, _ in changes:
+            inner = (change.b.shape[0], change.a.shape[1])
+            if shapes[key] != inner:
+                what = f"{key} has another size than the adapter's module"
+                do = "name the base that the adapter was trained on"
+                problems.add(what, found=str(shapes[key]), allowed=str(inner), where=where, do=do)
+        if len(changes) > 1 and any(change.magnitude is not None for change, _ in changes):
+            what = f"{key} is changed by several adapters, and one of them is DoRA"
+            do = "merge DoRA's alone: it sets the lengths of rows, which are those of its own base"
+            problems.add(what, found=", ".join(change.module for change, _ in changes), where=where, do=do)
+    problems.raise_if_any()
+
+
+def refuse_not_finite(changes: Sequence[Change], where: str) -> None:
+    """Raise WeightsError where an adapter holds NaN or infinity."""
+    odd = [one.module for one in changes if not all(bool(m.isfinite().all()) for m in (one.a, one.b))]
+    if odd:
+        what, do = f"{len(odd)} modules of the adapter hold numbers that are not finite", "take an earlier checkpoint's"
+        raise WeightsError(Problem(what, found=", ".join(odd[:4]), where=where, do=do))

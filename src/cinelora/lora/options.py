@@ -14,7 +14,14 @@ DORA_FILES = ("diffusers", "peft")
 class LoraOptions(Options):
     """A module's weight W becomes W + scale B A, with scale = alpha / rank (alpha / sqrt(rank) under rslora)."""
 
-    rank: int = option(16, "rows of A and columns of B: more learns more and makes a larger file", ge=1)
+    rank: int = option(
+        16,
+        "rows of A and columns of B: more learns more and makes a larger file",
+        ge=1,
+        unit="rows",
+        costs="each adapted module has rank x (inputs + outputs) parameters: 16 bytes of memory each with "
+        "AdamW (weight, gradient and two means in fp32), 4 in a file",
+    )
     alpha: float | None = option(
         None, "strength of the adapter is alpha / rank; leave it out for alpha = rank, a strength of 1", gt=0
     )
@@ -22,24 +29,35 @@ class LoraOptions(Options):
         "",
         "which linear modules get an adapter: a preset's name, or a regular expression that must match the module's "
         "whole name; empty is the family's default preset",
+        costs="every module that gets an adapter has the parameters that lora.rank tells of",
     )
     rank_pattern: dict[str, int] = option(
-        help="another rank for some modules: {regular expression of the whole module name = rank}", default_factory=dict
+        help="another rank for some modules: {regular expression of the whole module name = rank}",
+        default_factory=dict,
+        unit="rows",
+        costs="as lora.rank, for these modules",
     )
     alpha_pattern: dict[str, float] = option(
         help="another alpha for some modules: {regular expression of the whole module name = alpha}",
         default_factory=dict,
     )
-    dropout: float = option(0.0, "share of A's inputs that is zeroed in each training step", ge=0, lt=1)
+    dropout: float = option(
+        0.0, "share of A's inputs that is zeroed in each training step", ge=0, lt=1, unit="share of the inputs"
+    )
     rslora: bool = option(False, "strength alpha / sqrt(rank), which keeps large ranks learning (Kalajdzievski 2023)")
     dora: bool = option(
-        False, "learn direction and length of each weight row apart (DoRA, Liu et al. 2024); ComfyUI cannot read it"
+        False,
+        "learn direction and length of each weight row apart (DoRA, Liu et al. 2024); ComfyUI cannot read it",
+        costs="time and memory: each module's W + B A is computed whole in every forward pass, for the "
+        "lengths of its rows",
     )
     init: Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora"] = option(
         "default",
         "how A and B start: `default` and `gaussian` random A and zero B; `orthogonal` (even ranks); `pissa` and "
         "`olora` from the base's own largest directions (slow on large bases; `pissa_niter_4` is a faster estimate); "
         "the output before training is the base's in all of them",
+        costs="`pissa` and `olora`: time before the first step, as every adapted weight is decomposed, a "
+        "second, frozen adapter in memory, and files of twice the rank",
     )
     start: str = option(
         "",
@@ -50,11 +68,15 @@ class LoraOptions(Options):
     parts: dict[str, PartMode] = option(
         help="what happens to each part of the denoiser: lora, full (all its weights learn) or frozen; lora if unnamed",
         default_factory=dict,
+        costs="`full`: 16 bytes of memory with AdamW for every weight of the part, not those of an adapter "
+        "alone, and checkpoints as much larger",
     )
     files: tuple[str, ...] = option(
         (),
         "layouts in which a run writes its adapter, each a file that is read back and compared; `cinelora families` "
         "lists those of each family, and which are written where none are named (DoRA goes into diffusers' alone)",
+        costs="for each, a file of the adapter's size at every writing, and at the end the time of reading "
+        "the base anew to prove it",
     )
 
     @model_validator(mode="after")

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from cinelora.base.errors import Problem, RecipeError, WeightsError
 from cinelora.base.files import whole_folder, write_text
+from cinelora.contracts.roles import AdapterLayout
 from cinelora.lora.files import HEADER_KEY, AdapterFile, read_adapter, read_header, write_adapter
+from cinelora.lora.reading import Reading, understood
+from cinelora.lora.strength import check_alphas
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -107,18 +110,37 @@ def read_peft_folder(folder: Path, part: str) -> AdapterFile:
 
     Raises WeightsError where a file is missing or damaged, or holds what an adapter in memory cannot.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     file = read_adapter(folder / WEIGHTS, [PeftKeys(part)])
     modules = file.modules()
     try:
-        alphas = {module: _alpha(config, module.removeprefix(f"{part}."), file.rank(module)) for module in modules}
+        alphas = {module: alpha_of(config, module.removeprefix(f"{part}."), file.rank(module)) for module in modules}
     except (ValueError, TypeError, AttributeError, re.error) as error:
         what, do = "the strengths in the adapter's configuration cannot be read", "write or fetch the folder anew"
         raise WeightsError(Problem(what, found=str(error), where=str(folder / CONFIG), do=do)) from error
     return replace(file, alphas=alphas)
 
 
-def _alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
+def peft_reading(
+    folder: Path, tensors: Mapping[str, Tensor], layouts: Sequence[AdapterLayout], *, part: str = ""
+) -> Reading:
+    """An adapter in a folder of any trainer's that peft configures; `tensors` are of its file, whatever their prefix.
+
+    `part` is whose it is, where keys do not say it. Raises WeightsError.
+    """
+    config, where = read_config(folder), str(folder / CONFIG)
+    own = {f"{part}.{key.removeprefix(PREFIX)}" if part else key: tensor for key, tensor in tensors.items()}
+    found = understood(own, {}, layouts, where=where)
+    file = found.file
+    names = {module: file.spelling(module) for module in file.modules()}
+    for prefix in (PREFIX, "diffusion_model.", f"{part}."):
+        names = {module: name.removeprefix(prefix) for module, name in names.items()}
+    alphas = {module: alpha_of(config, names[module], file.rank(module)) for module in file.modules()}
+    check_alphas(alphas, None, file.spelt, where)
+    return replace(found, file=replace(file, alphas=alphas), stated=dict.fromkeys(alphas, "config"))
+
+
+def alpha_of(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The alpha such that alpha / rank is the strength that peft gives the module."""
     alpha = float(config["lora_alpha"])
     for pattern, value in (config.get("alpha_pattern") or {}).items():
@@ -128,7 +150,8 @@ def _alpha(config: Mapping[str, Any], module: str, rank: int) -> float:
     return alpha * (rank**0.5 if config.get("use_rslora") else 1.0)
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """peft's configuration in a folder. Raises WeightsError where it is missing, damaged, or of what cannot be read."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_bytes())

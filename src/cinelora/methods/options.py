@@ -20,6 +20,8 @@ class MethodOptions(Options):
         "what is learned: finetune = draw clips like those of the data; distill = draw in a few steps, without "
         "guidance, what the base draws in many (distribution matching, Yin et al. 2024; of the data it needs captions "
         "alone, or pictures to start from: see data.show)",
+        costs="distill: a second adapter with its optimizer's state, and several forward passes in each "
+        "step; the base stands in memory once",
     )
     motion_loss: float = option(
         0.0,
@@ -28,6 +30,7 @@ class MethodOptions(Options):
         only_if=("name", ("finetune",)),
         ge=0,
         lt=1,
+        unit="share of the loss",
     )
     expert_stretch: int = option(
         1,
@@ -35,6 +38,8 @@ class MethodOptions(Options):
         "stretches move weights less often with model.experts_in_memory = 'one'",
         only_if=("name", ("finetune",)),
         ge=1,
+        unit="optimizer steps",
+        costs="short stretches with model.experts_in_memory = 'one': time, since weights are moved at every change",
     )
     denoising_steps: tuple[int, ...] = option(
         (1000, 750, 500, 250),
@@ -42,12 +47,17 @@ class MethodOptions(Options):
         "previews and `cinelora sample` walk on the same ones",
         only_if=_DISTILL,
         min_length=1,
+        unit="thousandths of the trained range of times",
+        costs="time: n steps take (n + 1) / 2 forward passes on average for each clip that is drawn to "
+        "learn from, one with start = 'clips'",
     )
     generator_every: int = option(
         5,
         "the generator learns once in so many optimizer steps, its critic in each; train.steps counts the critic's",
         only_if=_DISTILL,
         ge=1,
+        unit="optimizer steps",
+        costs="a step in which the generator learns, too, takes more than twice the time of one of the critic alone",
     )
     critic_lr: float | None = option(
         None, "largest learning rate of the critic; left out, train.lr", only_if=_DISTILL, gt=0
@@ -56,19 +66,32 @@ class MethodOptions(Options):
         None, "how the critic's rate goes on after its warm-up; left out, train.schedule", only_if=_DISTILL
     )
     critic_warmup_steps: int | None = option(
-        None, "optimizer steps over which the critic's rate rises; left out, train.warmup_steps", only_if=_DISTILL, ge=0
+        None,
+        "optimizer steps over which the critic's rate rises; left out, train.warmup_steps",
+        only_if=_DISTILL,
+        ge=0,
+        unit="optimizer steps",
     )
     start: Literal["noise", "clips"] = option(
         "noise",
         "what the generator learns from: noise = all its steps before the one that learns are drawn, from noise on; "
         "clips = one step from a clip of the data, noised to one of the levels: less work, and clips are needed",
         only_if=_DISTILL,
+        costs="noise: the steps before the one that learns are drawn as well, each a forward pass",
     )
     real_guidance: float = option(
-        6.0, "guidance of the base that the generator is to match; 1 = none, and a pass less", only_if=_DISTILL, ge=1
+        6.0,
+        "guidance of the base that the generator is to match; 1 = none, and a pass less",
+        only_if=_DISTILL,
+        ge=1,
+        costs="above 1, a second pass of the base whenever the generator learns",
     )
     fake_guidance: float = option(
-        1.0, "guidance of the critic where it is compared with the base; 1 = none", only_if=_DISTILL, ge=1
+        1.0,
+        "guidance of the critic where it is compared with the base; 1 = none",
+        only_if=_DISTILL,
+        ge=1,
+        costs="above 1, a second pass of the critic whenever the generator learns",
     )
     negative_prompt: str = option("", "what both guidances lead away from; empty = the empty caption", only_if=_DISTILL)
     score_t_min: float = option(
@@ -78,6 +101,7 @@ class MethodOptions(Options):
         only_if=_DISTILL,
         ge=0,
         lt=1,
+        unit="noise level, 0 to 1",
     )
     score_t_max: float = option(
         0.98,
@@ -85,6 +109,7 @@ class MethodOptions(Options):
         only_if=_DISTILL,
         gt=0,
         le=1,
+        unit="noise level, 0 to 1",
     )
     compat: Literal["none", "videox"] = option(
         "none",

@@ -162,7 +162,11 @@ class OriginalLora:
         self.name, self.prefix, self.strength, self.underscored = name, prefix, strength, underscored
         self.part = part + "."
         spelt = [(original.replace(".", "_") if underscored else original, native) for original, native in rows]
-        self.natives, self.originals = Names(spelt), Names(flipped(spelt))
+        self.rows, self.natives, self.originals = tuple(rows), Names(spelt), Names(flipped(spelt))
+
+    def tables(self, keys: Sequence[str]) -> tuple[tuple[str, Sequence[Row]], ...]:
+        """(part, what its modules are called) whatever the keys are, for spellings that no layout has."""
+        return ((self.part.removesuffix("."), self.rows),)
 
     def reads(self, keys: Sequence[str]) -> bool:
         """True where every key goes on, behind the prefix, with a module of the original."""

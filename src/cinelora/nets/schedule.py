@@ -6,7 +6,8 @@ In: a base in diffusers' folders. Out: options of [noise] by name, so that a rec
 from typing import Any
 
 from cinelora.base.errors import Problem, WeightsError
-from cinelora.nets.weights import Base, read_json
+from cinelora.nets.files import read_json
+from cinelora.nets.weights import Base
 
 _PREDICTIONS = {"v_prediction": "v", "epsilon": "eps", "sample": "x0"}
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear"}

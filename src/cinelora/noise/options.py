@@ -36,12 +36,14 @@ class NoiseOptions(Options):
         "mean of ln sigma, from which levels are drawn: sigma = exp(p_mean + p_std n), n normal; more noise for more "
         "frames; the variant's own unless set; no effect under compat",
         only_if=("kind", ("edm",)),
+        unit="ln sigma",
     )
     p_std: float = option(
         1.6,
         "deviation of ln sigma; the variant's own unless set; no effect under compat",
         only_if=("kind", ("edm",)),
         gt=0,
+        unit="ln sigma",
     )
     compat: Literal["none", "ddpm"] = option(
         "none",
@@ -79,6 +81,7 @@ class NoiseOptions(Options):
         only_if=("kind", ("ddpm",)),
         ge=2,
         le=1000,
+        unit="times of the table",
     )
     noise_offset: float | None = option(
         None,
@@ -87,6 +90,7 @@ class NoiseOptions(Options):
         "script does; 0 = off; left out, 0.05 under compat, else 0",
         only_if=("kind", ("ddpm", "edm")),
         ge=0,
+        unit="deviation of the noise",
     )
     min_snr: float = option(
         0.0,
@@ -100,6 +104,7 @@ class NoiseOptions(Options):
         only_if=("kind", ("sigma",)),
         ge=2,
         le=1000,
+        unit="levels",
     )
     snr_loss: bool = option(
         False,
@@ -173,6 +178,7 @@ class NoiseOptions(Options):
         only_if=("kind", ("flow", "ddpm")),
         ge=0,
         lt=1,
+        unit="noise level, 0 to 1",
     )
     t_max: float = option(
         1.0,
@@ -180,6 +186,7 @@ class NoiseOptions(Options):
         only_if=("kind", ("flow", "ddpm")),
         gt=0,
         le=1,
+        unit="noise level, 0 to 1",
     )
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = option(
         "none",
@@ -200,6 +207,7 @@ class NoiseOptions(Options):
         "0.5; later frames then have less noise). Held-out losses are without it",
         ge=0,
         lt=1,
+        unit="share of the noise",
     )
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ class PreviewOptions(Options):
     prompts: list[str] = option(
         help="Captions to sample clips of, one or more; best such as the training has not seen. None: no previews.",
         default_factory=list,
+        costs="time of each preview: every prompt is drawn num_seeds times",
     )
     images: list[str] = option(
         help="Pictures that the clips start from, for variants that take one: one for all prompts, or one for each. "
@@ -52,30 +53,51 @@ class PreviewOptions(Options):
         "them stays; left out, 0.7. Has an effect with videos.",
         gt=0,
         le=1,
+        unit="share of the steps",
+        costs="time in proportion",
     )
     negative_prompt: str = option(
         "", help="What guidance leads away from; empty = the empty caption. Has an effect where guidance is not 1."
     )
-    before: bool = option(True, help="Also sample the untrained base, with the same seeds, to compare with.")
+    before: bool = option(
+        True,
+        help="Also sample the untrained base, with the same seeds, to compare with.",
+        costs="the time of one more preview, ahead of the training",
+    )
     every_steps: int = option(
-        0, help="Sample after every so many optimizer steps; 0 = only before and after training.", ge=0
+        0,
+        help="Sample after every so many optimizer steps; 0 = only before and after training.",
+        ge=0,
+        unit="optimizer steps",
+        costs="training waits while prompts x num_seeds clips are drawn",
     )
     every_epochs: float = option(
-        0.0, help="Sample after every so many passes over the clips, besides every_steps; 0 = not by passes.", ge=0
+        0.0,
+        help="Sample after every so many passes over the clips, besides every_steps; 0 = not by passes.",
+        ge=0,
+        unit="passes over the clips",
+        costs="training waits while prompts x num_seeds clips are drawn",
     )
     num_steps: int = option(
-        30, help="Steps of the walk from noise to a clip; the variant's card has its own default.", ge=1, le=1000
+        30,
+        help="Steps of the walk from noise to a clip; the variant's card has its own default.",
+        ge=1,
+        le=1000,
+        unit="steps of the walk",
+        costs="time in proportion",
     )
     denoising_steps: list[int] = option(
         help="The very steps of the walk, as many as num_steps: thousandths of the trained range of times before the "
         "shift, falling. Of a flow only. Empty = evenly spread ones; with method = distill, the method's.",
         default_factory=list,
+        unit="thousandths of the trained range of times",
     )
     guidance: float = option(
         5.0,
         help="Classifier-free guidance: how far the prediction is pushed from the negative prompt to the prompt; "
         "1 = not at all, and half the work. The variant's card has its own default.",
         ge=0.0,
+        costs="a second pass in each step, unless it is 1",
     )
     low_noise_guidance: float | None = option(
         None,
@@ -89,6 +111,7 @@ class PreviewOptions(Options):
         "prompt nor picture to the picture; guidance then goes from there to the prompt. A third pass in each step, "
         "unless it is 1. Left out, guidance is for both.",
         ge=0.0,
+        costs="a third pass in each step, unless it is 1",
     )
     guidance_rescale: float = option(
         0.0,
@@ -118,23 +141,44 @@ class PreviewOptions(Options):
         help="What a base that is told of the clip's pace is told in previews: frames per second, or the stride where "
         "it was trained with that (model.pace); left out, the variant's usual one.",
         gt=0,
+        unit="frames per second, or every how many-th frame",
     )
     loop: bool = option(
         False,
         help="Clips that go round: they end at the picture that they start from, and the last frame is left out. For "
         "variants that take a picture to end at.",
     )
-    frames: int | None = option(None, help="Frames of a sampled clip; left out = the variant's.", ge=1)
+    frames: int | None = option(
+        None,
+        help="Frames of a sampled clip; left out = the variant's.",
+        ge=1,
+        unit="frames",
+        costs="memory and time grow with the frames, the time of a transformer's attention with their square",
+    )
     size: list[int] = option(
         help="Height and width of a sampled clip in pixels; empty = the variant's.",
         default_factory=list,
         max_length=2,
+        unit="pixels",
+        costs="memory and time grow with height times width, the time of a transformer's attention with its square",
     )
-    num_seeds: int = option(1, help="Clips to sample of each prompt, each from its own noise.", ge=1)
+    num_seeds: int = option(
+        1,
+        help="Clips to sample of each prompt, each from its own noise.",
+        ge=1,
+        unit="clips of each prompt",
+        costs="time in proportion",
+    )
     seed: int = option(
         0, help="First seed of the noise; clip k of a prompt has seed + k, whatever else is sampled.", ge=0
     )
-    micro_size: int = option(1, help="Clips sampled at once; more is faster where memory allows.", ge=1)
+    micro_size: int = option(
+        1,
+        help="Clips sampled at once; more is faster where memory allows.",
+        ge=1,
+        unit="clips",
+        costs="memory in proportion",
+    )
 
     @model_validator(mode="after")
     def _nothing_dead(self) -> "PreviewOptions":

@@ -25,4 +25,6 @@ class ReportOptions(Options):
         help="Megabytes of video to carry inside report.html, before/after pairs first; "
         "further ones are played from the run folder and are missing where the page is sent alone.",
         ge=0.0,
+        unit="megabytes",
+        costs="report.html is larger by the videos and a third (they are written as text)",
     )

@@ -161,6 +161,7 @@ CARD = Family(
     },
     default_preset="attention",
     lora_layouts="cinelora.families.cogvideox.layouts:LORA_LAYOUTS",
+    consumers="cinelora.families.cogvideox.consumers:CONSUMERS",
     weight_layouts="cinelora.families.cogvideox.layouts:WEIGHT_LAYOUTS",
     adapter_files=("diffusers", "comfyui", "kohya", "peft"),
     pipeline="cinelora.families.cogvideox.pipeline:open_pipeline",

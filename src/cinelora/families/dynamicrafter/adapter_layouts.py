@@ -21,6 +21,29 @@ from cinelora.families.dynamicrafter.layouts import (
     WEIGHT_LAYOUTS,
     PartsLora,
 )
+from cinelora.nets.layouts import Row
+
+_ATTENTION = tuple(f"attn{{}}.to_{one}" for one in ("q", "k", "v", "out.{}", "k_ip", "v_ip"))
+_PLACE = (
+    "proj_in",
+    "proj_out",
+    *(f"transformer_blocks.{{}}.{one}" for one in (*_ATTENTION, "ff.net.{}.proj", "ff.net.{}")),
+)
+_UNET_NAMES = (
+    *("time_embed.{}", "fps_embedding.{}"),
+    *(f"init_attn.{{}}.{one}" for one in _PLACE),
+    *(
+        f"{stage}.{one}"
+        for stage in ("input_blocks.{}.{}", "middle_block.{}", "output_blocks.{}.{}")
+        for one in ("emb_layers.{}", *_PLACE)
+    ),
+)
+UNET_MODULES: tuple[Row, ...] = tuple((name, name) for name in _UNET_NAMES)
+"""Every linear module of the UNet; "{}" stands for a number."""
+RESAMPLER_MODULES: tuple[Row, ...] = tuple(
+    (RESAMPLER + name, name)
+    for name in ("proj_in", "proj_out", *(f"layers.{{}}.{{}}.{one}" for one in ("to_q", "to_kv", "to_out", "{}")))
+)
 
 _LETTERS = ((".lora_a.weight", ".lora_A.weight"), (".lora_b.weight", ".lora_B.weight"))
 _ENCODERS = (TEXT, IMAGE)
@@ -40,6 +63,10 @@ class CheckpointLora:
 
     def __init__(self) -> None:
         self.parts = PartsLora("parts")
+
+    def tables(self, keys: Sequence[str]) -> tuple[tuple[str, Sequence[Row]], ...]:
+        """What the modules of both parts are called, for spellings that no layout has."""
+        return ("unet", UNET_MODULES), ("resampler", RESAMPLER_MODULES)
 
     def reads(self, keys: Sequence[str]) -> bool:
         """True where every key is of a matrix beside a weight of the checkpoint, at least one of the denoiser's."""

@@ -206,6 +206,7 @@ CARD = Family(
     adapter_files=("original", "peft"),
     default_files=("original", "peft"),
     lora_layouts="cinelora.families.dynamicrafter.adapter_layouts:LORA_LAYOUTS",
+    consumers="cinelora.families.dynamicrafter.consumers:CONSUMERS",
     weight_layouts="cinelora.families.dynamicrafter.layouts:WEIGHT_LAYOUTS",
     part_layouts="cinelora.families.dynamicrafter.adapter_layouts:PART_LAYOUTS",
     merged_name="cinelora.families.dynamicrafter.adapter_layouts:merged_name",

@@ -238,6 +238,7 @@ CARD = Family(
     lora_presets=LORA_PRESETS,
     default_preset=DEFAULT_PRESET,
     lora_layouts="cinelora.families.easyanimate.layouts:LORA_LAYOUTS",
+    consumers="cinelora.families.easyanimate.consumers:CONSUMERS",
     weight_layouts="cinelora.families.easyanimate.layouts:WEIGHT_LAYOUTS",
     adapter_files=("diffusers", "videox", "peft"),
     # ComfyUI itself has no EasyAnimate network; the family's own nodes for it read what its trainer writes.

@@ -149,6 +149,10 @@ class VideoxLora:
     dora = False
     _older = re.compile(r"lora_unet__(blocks_|long_connect|adaln_single|(caption|clip)_projection|.*_attn_temporal_)")
 
+    _older_name = re.compile(
+        r"(?<!transformer_)blocks[._]\d|long_connect|adaln_single|(caption|clip)_projection|attn_temporal"
+    )
+
     def __init__(self, *, older: bool | None = None) -> None:
         self.is_older = older
         self.dit = _original(DIT, "lora_unet__", "transformer")
@@ -160,6 +164,12 @@ class VideoxLora:
         """True where every key is a module's of the networks or of their text encoders."""
         groups = self._by_speller(keys)
         return bool(keys) and all(speller.reads(own) for speller, own in groups)
+
+    def tables(self, keys: Sequence[str]) -> tuple[tuple[str, Sequence[Row]], ...]:
+        """What the modules of the network are called that such keys are of, with dots or underscores, and T5's."""
+        older = any(self._older_name.search(key) for key in keys)
+        network = self.older if older or self.is_older else self.dit
+        return (("transformer", network.rows), ("text_encoder", (*T5, *BERT)))
 
     def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Original -> native. Raises WeightsError naming keys that no table knows."""

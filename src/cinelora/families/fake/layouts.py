@@ -16,6 +16,11 @@ class Prefixed:
         known = tuple(self.prefix + module for module in ("blocks.", "enter.", "leave."))
         return bool(keys) and all(key.startswith(known) for key in keys)
 
+    def tables(self, keys: Sequence[str]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+        """What the modules are called, for spellings that no layout has."""
+        names = (*(f"blocks.{{}}.{one}" for one in ("to_q", "to_v", "out")), "enter", "leave")
+        return ((self.native.removesuffix("."), tuple((name, name) for name in names)),) if self.native else ()
+
     def to_native(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Into the native prefix."""
         return {self.native + key.removeprefix(self.prefix): value for key, value in tensors.items()}

@@ -136,6 +136,7 @@ CARD = Family(
     },
     default_preset="attention+ffn",
     lora_layouts="cinelora.families.framer.layouts:LORA_LAYOUTS",
+    consumers="cinelora.families.framer.consumers:CONSUMERS",
     weight_layouts="cinelora.families.framer.layouts:WEIGHT_LAYOUTS",
     adapter_files=("diffusers", "peft"),
     default_files=("diffusers",),

@@ -291,6 +291,7 @@ CARD = Family(
     },
     default_preset="attention+ffn",
     lora_layouts="cinelora.families.wan.layouts:LORA_LAYOUTS",
+    consumers="cinelora.families.wan.consumers:CONSUMERS",
     weight_layouts="cinelora.families.wan.layouts:WEIGHT_LAYOUTS",
     adapter_files=("diffusers", "comfyui", "musubi", "videox", "videox-peft"),
     pipeline="cinelora.families.wan.pipeline:open_pipeline",
