@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # Threads: two on busy cores are slower than one, so the tests keep to one; the demo takes what torch finds.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test quick check format bench docs clean
+.PHONY: help demo test quick check format bench bench-gpu docs clean
 
 help:
 	@echo "make demo    train a LoRA on the embedded base, look at runs/demo/report.html   (about 4 minutes)"
 	@echo "make test    every test                                      make quick   without the slow ones"
 	@echo "make check   format, lint, floors, types                     make format  mend what can be mended"
 	@echo "make bench   CPU seconds against a bare loop                 make docs    docs/reference.md"
+	@echo "make bench-gpu   full-size networks on one GPU, beside the plain diffusers + peft loop"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +46,9 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python benchmarks/run.py
 	$(TEST_ENV) $(BIN)/python benchmarks/cogvideox.py
+
+bench-gpu: $(VENV)/.installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -c "from cinelora.config.write import reference; open('docs/reference.md', 'w').write(reference())"

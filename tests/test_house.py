@@ -15,7 +15,7 @@ SRC = ROOT / "src" / "cinelora"
 FLOORS = [
     {"base"},
     {"contracts"},
-    {"lora", "noise", "nets", "media", "toy"},
+    {"lora", "noise", "nets", "media", "toy", "engine"},
     {"families", "data", "methods", "train", "preview", "report"},
     {"config"},
     {"commands"},

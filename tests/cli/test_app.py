@@ -209,11 +209,11 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_is_made(call, t
 
 
 def test_trackers_forget_what_a_resume_makes_again(call, monkeypatch):
-    from cinelora.commands import train
+    from cinelora.commands import diary
     from cinelora.report.trackers import Trackers
 
     asked = []
-    monkeypatch.setattr(train, "open_trackers", lambda options, **k: asked.append(k) or Trackers([], k["folder"]))
+    monkeypatch.setattr(diary, "open_trackers", lambda options, **k: asked.append(k) or Trackers([], k["folder"]))
     call("train", "r.toml")
     call("train", "--resume", "run", "--set", "train.steps=6")
     assert [k["resume_step"] for k in asked] == [None, 4]

@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -223,6 +224,11 @@ def test_parts_that_learn_in_full_and_patterns_of_one_part(typed, folder):
     assert "proven: patterns/adapter" in told
 
 
+def pixels_of(path):
+    with av.open(path) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]).astype(int)
+
+
 def test_a_run_is_merged_into_its_base_and_drawn_with(typed, folder):
     """A run's native file, `lora apply` with the strength that it says, and the merged base in a sampler."""
     name = NAMES[0]
@@ -248,7 +254,11 @@ def test_a_run_is_merged_into_its_base_and_drawn_with(typed, folder):
     assert code == 0, told
     code, told = typed("sample", str(adapter), "--base", str(merged), "--strength", "0", "--out", "other", *size)
     assert code == 0, told
-    assert (folder / "one" / "00.mp4").read_bytes() == (folder / "other" / "00.mp4").read_bytes()
+    code, told = typed("sample", str(adapter), "--strength", "0", "--out", "without", *size)
+    assert code == 0, told
+    # The same sums in another order: a pixel rounded to its neighbour is coded as another block of pixels.
+    one, other, without = (pixels_of(folder / out / "00.mp4") for out in ("one", "other", "without"))
+    assert 10 * np.abs(one - other).mean() < np.abs(one - without).mean()
 
 
 def test_ways_of_sampling_that_the_guide_shows(typed, folder):

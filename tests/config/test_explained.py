@@ -115,7 +115,7 @@ DIALECT = Dialect(
     "old",
     "an old trainer",
     {
-        "speed": Old("train.lr", why="was too fast"),
+        "velocity": Old("train.lr", why="was too fast"),
         "mode": Old(words={"a": {"noise.kind": "flow"}, "b": {"lora.parts.unet": "full"}}),
         "where": Old("model.base", patterns=((".", {"model.variant": "x"}),)),
         "sets.*.again": Old("data.source.*.repeats"),
@@ -123,9 +123,9 @@ DIALECT = Dialect(
         "width": Old(),
     },
     scripts=("train_old.py",),
-    variables={"SPEED": "speed"},
+    variables={"SPEED": "velocity"},
     joint=(Joint(("height", "width"), "data.size"),),
-    given=(Given({"mode": "a", "speed": "1"}, {"train.seed": 1}),),
+    given=(Given({"mode": "a", "velocity": "1"}, {"train.seed": 1}),),
 )
 
 
@@ -144,23 +144,23 @@ def test_old_names_come_from_all_that_a_dialect_says(old):
     def names(word):
         return [(one.name, one.how) for one in explained(find(word)[0][0]).old]
 
-    assert names("train.lr") == [("--speed", ""), ("SPEED", "")]
+    assert names("train.lr") == [("--velocity", ""), ("SPEED", "")]
     assert names("noise.kind") == [("--mode", "by its words")]
     assert names("lora.parts") == [("--mode", "by its words")]
     assert names("model.variant") == [("--where", "read from its value")]
     assert names("data.size") == [("--height + --width", "together")]
-    assert names("train.seed") == [("--mode + --speed", "by some values")]
+    assert names("train.seed") == [("--mode + --velocity", "by some values")]
     assert names("data.source.repeats") == [("sets.*.again", "")]
     assert names("train.eps") == []
 
 
 def test_an_old_name_is_answered_with_the_keys_that_it_says(old):
-    keys, note = find("speed")
+    keys, note = find("velocity")
     assert [key.dotted for key in keys] == ["train.lr"]
-    assert note == "speed is no key here; it is --speed of an old trainer"
-    keys, note = find("spreed")
+    assert note == "velocity is no key here; it is --velocity of an old trainer"
+    keys, note = find("velocty")
     assert [key.dotted for key in keys] == ["train.lr"]
-    assert note == "there is no key spreed; the nearest is speed, which is --speed of an old trainer"
+    assert note == "there is no key velocty; the nearest is velocity, which is --velocity of an old trainer"
     assert [key.dotted for key in find("height")[0]] == ["data.size"]
 
 

@@ -39,6 +39,13 @@ def epoch(batches: Batches, number: int = 0) -> list[tuple[Slot, ...]]:
     return [batches.micro(first + k) for k in range(batches.micros_per_epoch)]
 
 
+def sequence(ranks: list[Batches], number: int = 0) -> list[tuple[Slot, ...]]:
+    """An epoch of the sequence that ranks share, which need not divide by them."""
+    world = len(ranks)
+    size = round(ranks[0].micros_per_epoch * world)
+    return [ranks[n % world].micro(n // world) for n in range(number * size, (number + 1) * size)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     counts=st.tuples(st.integers(1, 12), st.integers(0, 9)),
@@ -52,7 +59,7 @@ def test_every_epoch_shows_every_slot_in_proportion_one_bucket_at_a_time(counts,
     shares = dict(zip("ab", weights, strict=True))
     ranks = [Batches(slots, shares, MicroRules(micro_size), seed=1, rank=r, world=world) for r in range(world)]
     assert len({one.micros_per_epoch for one in ranks}) == 1
-    micros = [micro for one in ranks for micro in epoch(one, 3)]
+    micros = sequence(ranks, 3)
     assert all(1 <= len(micro) <= micro_size and len({slot.bucket for slot in micro}) == 1 for micro in micros)
     seen = Counter(slot.name for micro in micros for slot in micro)
     assert set(seen) == {slot.name for slot in slots}
@@ -124,7 +131,8 @@ def test_no_rule_of_micros_loses_a_slot(count, size, world, buckets, whole, same
     slots = make("a", count, buckets=buckets)
     rules = MicroRules(size, whole=whole, same_bucket=same)
     ranks = [Batches(slots, {"a": 1}, rules, seed=1, rank=r, world=world) for r in range(world)]
-    rows = list(zip(*(epoch(one, 2) for one in ranks), strict=True))
+    micros = sequence(ranks, 2)
+    rows = [micros[k : k + world] for k in range(0, len(micros), world)]
     seen = Counter(slot.name for row in rows for micro in row for slot in micro)
     assert set(seen) == {slot.name for slot in slots}
     assert all(len({slot.bucket for slot in micro}) == 1 for row in rows for micro in row)
@@ -136,6 +144,34 @@ def test_no_rule_of_micros_loses_a_slot(count, size, world, buckets, whole, same
     # At most: every bucket filled to whole micros, and those to whole rows.
     assert len(rows) <= sum(math.ceil(math.ceil(n / size) / world) for n in per_bucket.values())
     assert len(rows) >= math.ceil(sum(math.ceil(n / size) for n in per_bucket.values()) / world)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 15),
+    lanes=st.integers(0, 4),
+    world=st.integers(1, 4),
+    buckets=st.integers(1, 3),
+    same=st.booleans(),
+)
+def test_the_sequence_does_not_depend_on_how_many_ranks_share_it(count, lanes, world, buckets, same):
+    """Of one bucket never; of several it has as many lanes as said, or as ranks."""
+    slots = [replace(s, record=replace(s.record, more_captions=("b", "c"))) for s in make("a", count, buckets=buckets)]
+    rules = MicroRules(2, same_bucket=same, lanes=lanes)
+    alone = Batches(slots, {"a": 1}, replace(rules, lanes=lanes or world), seed=3)
+    ranks = [Batches(slots, {"a": 1}, rules, seed=3, rank=r, world=world) for r in range(world)]
+    assert {one.fingerprint for one in ranks} == {alone.fingerprint}
+    wanted = [alone.micro(n) for n in range(4 * world)]
+    assert [ranks[n % world].micro(n // world) for n in range(4 * world)] == wanted  # captions, too
+    assert [one.epoch_of(1) for one in ranks] == [alone.epoch_of(2 * world - 1)] * world
+    assert ranks[0].micros_per_epoch * world == alone.micros_per_epoch
+
+
+def test_one_bucket_is_shared_without_repeats_by_ranks_that_do_not_divide_it():
+    ranks = [Batches(make("a", 7), {"a": 1}, MicroRules(1), seed=2, rank=r, world=2) for r in range(2)]
+    assert ranks[0].micros_per_epoch == 3.5
+    seen = Counter(slot.name for k in range(7) for one in ranks for slot in one.micro(k))
+    assert set(seen.values()) == {2}  # two epochs, of which the first ends in the middle of a row
 
 
 def test_filling_repeats_clips_of_the_bucket_and_other_ones_each_epoch():

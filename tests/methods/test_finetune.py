@@ -46,7 +46,7 @@ class Denoiser:
 class Process:
     """x = clean + noise, target 0; the loss is the plain mean."""
 
-    def noise(self, clean, rng):
+    def noise(self, clean, rng, seat=None):
         return self.at(clean, torch.rand(len(clean), generator=rng), rng)
 
     def at(self, clean, t, rng):

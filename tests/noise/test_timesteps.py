@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cinelora.base.seeds import torch_rng
+from cinelora.contracts.flow import Seat
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.timesteps import Timesteps, shifted, stratum, unshifted
 
@@ -62,6 +63,20 @@ def test_strata_cover_the_global_batch_once():
     assert sorted(cells.tolist()) == list(range(world * count))
     for own in drawn:
         assert sorted(own.mul(count).floor().long().tolist()) == list(range(count))
+
+
+def test_strata_cover_a_whole_step_whoever_holds_its_micros():
+    """Four micros of three clips: all in one process, or on two ranks."""
+
+    def drawn(world):
+        times = [Timesteps(NoiseOptions(), rank=rank, world=world) for rank in range(world)]
+        return torch.cat([times[g % world].draw(3, torch_rng("s", g), Seat(g, 4)) for g in range(4)])
+
+    assert sorted(drawn(1).mul(12).floor().long().tolist()) == list(range(12))
+    assert torch.equal(drawn(1), drawn(2))
+    # A step of a single micro has the times it always had.
+    alone = Timesteps(NoiseOptions())
+    assert torch.equal(alone.draw(3, torch_rng("s"), Seat(0, 1)), alone.draw(3, torch_rng("s")))
 
 
 @pytest.mark.parametrize("world", range(1, 41))

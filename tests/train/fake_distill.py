@@ -1,9 +1,5 @@
-"""A distillation on the fake family, for tests: in one process, or as a script by two that train together.
+"""A distillation on the fake family, for tests: in one process, or by one of two that train together."""
 
-python fake_distill.py FOLDER PORT
-"""
-
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +8,7 @@ import torch
 
 from cinelora.base.seeds import torch_rng
 from cinelora.data.batches import batcher
+from cinelora.engine.sharded import shard
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.lora.inject import inject
@@ -22,7 +19,7 @@ from cinelora.methods.registry import open_method
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
 from cinelora.train.loop import Trainer
-from train.fake_run import Fixed, rank_micros, read, trainer, two_processes
+from train.fake_run import Fixed, rank_micros, read, trainer
 
 NOISE = NoiseOptions(shift=3.0)
 TRAIN = {"steps": 5, "accumulation": 2, "eps": 1e-3, "clip_norm": 0.5, "ema_decay": 0.9, "warmup_steps": 2}
@@ -76,16 +73,16 @@ def tensors(method: Distill) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"{player.name}/{name}", parameter.detach().clone()
 
 
-def one_rank(folder: Path, rank: int) -> None:
-    """What one of two processes does: its own clips, its own draws."""
+def one_rank(folder: Path, rank: int, *, sharded: bool = False, **options: Any) -> dict[str, torch.Tensor]:
+    """What one of two processes does: its own clips, its own draws. Gives back all that was learned."""
     method = method_of(rank=rank, world=2)
+    if sharded:
+        whole = [weight for adapters in (method.generator, method.critic) for weight in adapters.resident()]
+        shard(method.denoiser.parts(), whole, device_type="cpu")
     count = counting(method)
-    run = distillation(folder, rank_micros()[rank], TRAIN, method)
+    how = {**TRAIN, "sharding": "fsdp" if sharded else "none", **options}
+    run = distillation(folder, rank_micros()[rank], how, method)
     assert run.work.place.world == 2
     run.run()
     averages = {f"average/{name}": tensor for name, tensor in run.learners["generator"].average.tensors.items()}
-    torch.save({**dict(tensors(method)), **averages, "asked": torch.tensor(count)}, folder / f"rank-{rank}.pt")
-
-
-if __name__ == "__main__":
-    two_processes(Path(sys.argv[1]), sys.argv[2], one_rank)
+    return {**dict(tensors(method)), **averages, "asked": torch.tensor(count)}

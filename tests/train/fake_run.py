@@ -18,6 +18,9 @@ from cinelora.contracts.flow import Batch, Bucket, Clip, Encoded, Loss, Record, 
 from cinelora.contracts.roles import Player
 from cinelora.data.batches import Batches, MicroRules, batcher, held_out_micros
 from cinelora.data.encoding import Encoding, Live
+from cinelora.engine.fit_out import fit_out
+from cinelora.engine.options import MemoryOptions
+from cinelora.engine.sharded import shard
 from cinelora.families.fake.card import CARD
 from cinelora.families.fake.denoise import open_denoiser
 from cinelora.families.fake.encode import FakeEncoder
@@ -27,10 +30,12 @@ from cinelora.methods.options import MethodOptions
 from cinelora.methods.registry import open_method
 from cinelora.noise.options import NoiseOptions
 from cinelora.noise.registry import open_process
+from cinelora.train.checkpoint import latest
 from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import Hook, Trainer, Work
 from cinelora.train.options import HeldOutOptions, TrainOptions
-from cinelora.train.place import open_place, settle
+from cinelora.train.place import open_place
+from cinelora.train.same_run import lanes_of
 
 SMALL = {"precision": "fp32", "device": "cpu", "num_threads": 1, "gradient_checkpointing": False, "lr": 0.01}
 EXACT = {
@@ -87,21 +92,33 @@ def exam(every_steps: int) -> HeldOut:
     )
 
 
-def trainer(folder: Path, options: dict[str, Any], **changes: Any) -> Trainer:
-    """A Trainer as the commands build it; `changes` are fields of Work."""
+def trainer(folder: Path, options: dict[str, Any], memory: dict[str, Any] | None = None, **changes: Any) -> Trainer:
+    """A Trainer as the commands build it; `memory` are options of [memory], `changes` fields of Work."""
     chosen = TrainOptions(**{**SMALL, **options})
     place = open_place(chosen)
     denoiser = open_denoiser("embedded", CARD.variants["tiny"], "fp32")
     lora = LoraOptions(rank=4, dropout=0.2)
     adapters = inject(denoiser.parts(), lora, presets=CARD.lora_presets, default_preset="all", seed=chosen.seed)
-    settle(denoiser.parts(), place, gradient_checkpointing=chosen.gradient_checkpointing)
+    own = MemoryOptions(**(memory or {}))
+    twice, resident = chosen.gradient_checkpointing, adapters.resident()
+    fit_out(denoiser.parts(), own, device=place.device, twice=twice, adapters=resident)
+    if place.sharded:
+        shard(denoiser.parts(), adapters.resident(), device_type="cpu")
+    lanes = lanes_of(chosen, place.world, latest(folder / "checkpoints"))
     process = open_process(NoiseOptions(shift=2.0), rank=place.rank, world=place.world)
     facts = {
         "method": open_method(MethodOptions(), denoiser, process, adapters={"adapter": adapters}, negative={}),
         "batches": Batches(
-            slots(), {"main": 1.0}, MicroRules(chosen.micro_size), seed=chosen.seed, rank=place.rank, world=place.world
+            slots(),
+            {"main": 1.0},
+            MicroRules(chosen.micro_size, lanes=lanes),
+            seed=chosen.seed,
+            rank=place.rank,
+            world=place.world,
         ),
         "batch": batcher(read()),
+        "lanes": lanes,
+        "memory": own,
         **changes,
     }
     return Trainer(Work(options=chosen, place=place, checkpoints=folder / "checkpoints", **facts))
@@ -200,6 +217,8 @@ def process(work: Callable[[], None]) -> int:
 
 
 def two_processes(folder: Path, port: str, run: Callable[[Path, int], None] = ranks) -> None:
+    """Both ranks as children of this process, which has no part in them; raises where one does not end well."""
+
     def one(rank: int) -> Callable[[], None]:
         def work() -> None:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

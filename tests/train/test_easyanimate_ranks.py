@@ -1,13 +1,14 @@
 """Two processes train one EasyAnimate adapter; as a script, the two of them: python THIS FOLDER PORT."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from cinelora.base.seeds import torch_rng
-from cinelora.contracts.flow import Batch
+from cinelora.contracts.flow import Batch, Seat
 from cinelora.families import registry
 from cinelora.lora.inject import inject
 from cinelora.lora.options import LoraOptions
@@ -76,9 +77,10 @@ def by_hand(ranks):
         for rank in ranks:
             method.process = process_of(rank=rank, world=2)
             for k, slots in enumerate(micros[rank]):
-                rng = torch_rng(options.seed, "train", "adapter", step, k, rank)
+                seat = Seat(2 * k + rank, 4)
+                rng = torch_rng(options.seed, "train", "adapter", step, seat.number, 0)
                 shared = torch_rng(options.seed, "shared", "adapter", step, k)
-                loss = method.loss("adapter", batch_of(slots, rng), rng, shared)
+                loss = method.loss("adapter", replace(batch_of(slots, rng), seat=seat), rng, shared)
                 (loss.value * len(slots) / clips).backward()
         learner.clip(None, step)
         learner.step(learner.rate(step - 1, TRAIN["steps"]), None, step)
@@ -88,9 +90,10 @@ def by_hand(ranks):
 @pytest.mark.slow
 def test_two_processes_learn_one_adapter_from_the_clips_of_both(tmp_path):
     """The reference trains one adapter on each GPU and saves the first: that would be by_hand([0])."""
-    from train.test_place import two_ranks
+    from train.test_ranks import free_port, started
 
-    first, second = two_ranks(__file__, tmp_path)
+    started(__file__, tmp_path, free_port())
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     together, alone = by_hand([0, 1]), by_hand([0])
     assert first.keys() == together.keys()

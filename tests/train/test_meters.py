@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cinelora.contracts.flow import Loss
-from cinelora.train.meters import StepMeter
+from cinelora.train.meters import StepMeter, in_short
+from train.fake_run import Diary, trainer
 
 
 def loss(*each, **terms):
@@ -39,3 +40,42 @@ def test_waiting_is_a_share_of_the_whole(monkeypatch):
     now[0] += 3.0
     meter.add(loss(1.0, 1.0), ("a", "b"), 2)
     assert meter.speed(world=3) == {"seconds": 4.0, "clips_per_second": 1.5, "data_wait_share": 0.25}
+
+
+def test_speed_says_what_was_done_and_what_was_waited_for(monkeypatch):
+    """MFU = F / (s P); tokens and clips of all ranks, FLOPs of this one."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    meter = StepMeter()
+    with meter.moving(torch.device("cpu")):
+        now[0] += 0.5
+    now[0] += 1.5
+    meter.add(loss(1.0), ("a",), 1)
+    meter.worked(300, int(4e12))
+    meter.worked(100, int(2e12))
+    found = meter.speed(world=2, peak=10e12)
+    assert found["tokens_per_second"] == 400.0
+    assert found["tflops_per_second"] == 3.0
+    assert found["mfu"] == 0.3
+    assert found["transfer_wait_share"] == 0.25
+    assert "mfu" not in meter.speed(world=2)
+    assert in_short(0.5, found) == "loss 0.5000, 400 tokens/s, 30% MFU, 25% waiting for copies"
+
+
+def test_flops_of_one_micro_that_are_not_known_leave_all_out():
+    meter = StepMeter()
+    meter.worked(10, 5)
+    meter.worked(10, None)
+    found = meter.speed(world=1, peak=1.0)
+    assert "mfu" not in found
+    assert "tokens_per_second" in found
+
+
+def test_the_loop_tells_tokens_and_flops(tmp_path):
+    """Micros of one shape are counted once, the rest by what is known of their shape."""
+    diary, shapes = Diary(), []
+    one = trainer(tmp_path, {"steps": 4}, tell=diary, tokens=lambda latents: shapes.append(latents.shape) or 7)
+    one.run()
+    assert len(diary.of("step", "tokens_per_second")) == 4
+    assert all(value > 0 for value in diary.of("step", "tflops_per_second"))
+    assert len(shapes) == 4

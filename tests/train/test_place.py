@@ -1,23 +1,16 @@
 import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from cinelora.base.errors import RecipeError, RunError
-from cinelora.base.seeds import torch_rng
 from cinelora.contracts.flow import Batch
-from cinelora.data.batches import batcher
-from cinelora.families.fake.denoise import FakeNet
-from cinelora.noise.registry import open_process
-from cinelora.train.optim import Learner
+from cinelora.train import zero_asked
 from cinelora.train.options import TrainOptions
-from cinelora.train.place import device_of, open_place, settle
-from train import fake_distill, fake_run
-from train.fake_run import RANKS, SMALL, clipwise, rank_micros, read
+from cinelora.train.place import device_of, open_place
+from train.fake_run import SMALL
 
 
 def place(**options):
@@ -66,64 +59,6 @@ def test_threads_are_set():
     torch.set_num_threads(before)
 
 
-def test_parts_compute_activations_twice_only_where_they_can():
-    net = FakeNet()
-    settle({"transformer": net}, place(), gradient_checkpointing=False)
-    assert not net.gradient_checkpointing
-    settle({"transformer": net}, place(), gradient_checkpointing=True)
-    assert net.gradient_checkpointing
-    with pytest.raises(RecipeError, match="odd"):
-        settle({"transformer": net, "odd": torch.nn.Linear(1, 1)}, place(), gradient_checkpointing=True)
-
-
-def two_ranks(script, folder):
-    """What both ranks of a script wrote down."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    paths = os.pathsep.join(filter(None, (str(Path(script).parents[1]), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    words = [sys.executable, script, str(folder), port]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-def by_hand(steps):
-    """The same distillation in one process: each rank's losses with its own clips and draws, summed over all clips."""
-    method, options = fake_distill.method_of(), TrainOptions(**{**SMALL, **fake_distill.TRAIN})
-    count = fake_distill.counting(method)
-    processes = [open_process(fake_distill.NOISE, rank=rank, world=2) for rank in range(2)]
-    learners, make = {player.name: Learner(player, options) for player in method.players()}, batcher(read())
-    clips = sum(len(micro) for micros in rank_micros() for micro in micros)
-    for step in range(1, steps + 1):
-        for name in method.turns(step):
-            learner = learners[name]
-            learner.clear()
-            for rank, micros in enumerate(rank_micros()):
-                method.process = processes[rank]
-                for k, slots in enumerate(micros):
-                    rng = torch_rng(options.seed, "train", name, step, k, rank)
-                    loss = method.loss(name, make(slots, rng), rng, torch_rng(options.seed, "shared", name, step, k))
-                    (loss.value * len(slots) / clips).backward()
-            learner.clip(None, step)
-            learner.step(learner.rate(step - 1, steps), None, step)
-    return dict(fake_distill.tensors(method)), count[0]
-
-
-def test_two_processes_distil_as_one_that_takes_both_ranks_losses(tmp_path):
-    """Other clips and draws on each rank, 2 + 2 and 2 + 1 clips; both adapters come out alike, after as many passes."""
-    first, second = two_ranks(fake_distill.__file__, tmp_path)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    wanted, asked = by_hand(fake_distill.TRAIN["steps"])
-    assert first["asked"].item() * 2 == asked
-    start = dict(fake_distill.tensors(fake_distill.method_of()))
-    for name, tensor in wanted.items():
-        assert torch.allclose(first[name], tensor, atol=1e-5), name
-        assert not torch.allclose(start[name], tensor, atol=1e-4), name
-    assert {name for name in first if name.startswith("average/")}
-
-
 def test_a_gradient_that_one_rank_has_is_everyones_and_what_none_has_stays_none(monkeypatch):
     """A rank of two, the other's message made by hand: (gradients x clips, who has one, clips)."""
     here = place()
@@ -143,18 +78,6 @@ def test_a_gradient_that_one_rank_has_is_everyones_and_what_none_has_stays_none(
     assert parameters["nobodys"].grad is None
 
 
-def test_two_processes_make_the_steps_of_one(tmp_path):
-    """Ranks hold 2 + 2 and 2 + 1 clips: the gradient is the mean over all seven, as in one process with one batch."""
-    first, second = two_ranks(fake_run.__file__, tmp_path)
-    assert torch.equal(first["map"], second["map"])
-    everyone = tuple(slot for micros in rank_micros() for micro in micros for slot in micro)
-    alone = clipwise(tmp_path / "alone", [everyone], RANKS)
-    alone.run()
-    for name, parameter in alone.work.method.parameters.items():
-        assert torch.allclose(first[name], parameter, atol=1e-6)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
-
-
 def test_work_that_waits_for_nobody_goes_round_the_gpus(monkeypatch):
     options = TrainOptions(steps=1, precision="fp32")
     cpu = options.model_copy(update={"device": "cpu"})
@@ -168,11 +91,60 @@ def test_work_that_waits_for_nobody_goes_round_the_gpus(monkeypatch):
         device_of(options.model_copy(update={"device": "cuda"}))
 
 
-@pytest.mark.parametrize("name", ["DEEPSPEED", "FSDP"])
-def test_a_launcher_that_would_spread_the_base_is_refused(name, monkeypatch):
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(RunError, match="spread over GPUs") as error:
-        open_place(TrainOptions(device="cpu", precision="fp32"))
-    assert name in str(error.value)
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
-    open_place(TrainOptions(device="cpu", precision="fp32"))
+def test_nobody_to_share_the_optimizer_with_is_told(monkeypatch):
+    monkeypatch.setattr(zero_asked, "find_spec", lambda package: object())
+    with pytest.raises(RunError, match="nobody to share the optimizer"):
+        place(zero=1)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(RunError, match="ZeRO-2 in one process"):
+        place()
+    assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    assert place().zero is None
+
+
+def test_nobody_to_share_the_base_with_is_told(monkeypatch):
+    with pytest.raises(RunError, match="nobody to share"):
+        place(sharding="fsdp")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(RunError, match="nobody to share"):
+        place()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert open_place(TrainOptions(**SMALL, sharding="fsdp"), draws_only=True).sharding == "none"
+
+
+def test_what_one_rank_does_apart_is_on_the_cpu_in_the_runs_format():
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        here = replace(place(precision=precision), sharding="fsdp")
+        assert (here.asking, here.apart().sharded, here.apart().device.type) == (True, False, "cpu")
+        with here.apart().autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_rank_that_is_gone_is_told(monkeypatch):
+    here = place()
+    monkeypatch.setattr(type(here), "world", property(lambda self: 2))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+
+    def broken(*given, **named):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+
+    monkeypatch.setattr(here.accelerator, "reduce", broken)
+    for ask in (lambda: here.any(True), lambda: here.mean(1.0, 1)):
+        with pytest.raises(RunError, match="another rank of this run is gone") as error:
+            ask()
+        assert "Connection closed by peer" in str(error.value)
+
+    def wrong(*given, **named):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(here.accelerator, "reduce", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        here.any(True)
+
+    def full(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(here.accelerator, "reduce", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        here.any(True)

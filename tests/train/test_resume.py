@@ -22,7 +22,8 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for name in ("whole", "broken"):
         (root / name).mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    paths = os.pathsep.join(filter(None, (str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     command = [sys.executable, str(SCRIPT), str(root), "whole", "killed", "resumed"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from cinelora.cli.cache import app as cache_app
 from cinelora.cli.import_recipe import import_recipe
 from cinelora.cli.interpolate import interpolate, tracks
 from cinelora.cli.lora import app as lora_app
+from cinelora.cli.plan import plan
 from cinelora.cli.recipe import app as recipe_app
 
 
@@ -25,7 +26,7 @@ class _InOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Verbs of one word and verbs of several alike."""
-        first = ["demo", "init", "families", "check", "cache"]
+        first = ["demo", "init", "families", "check", "plan", "cache"]
         return sorted(super().list_commands(ctx), key=lambda verb: first.index(verb) if verb in first else len(first))
 
 
@@ -121,6 +122,7 @@ def check(
 
 
 app.add_typer(cache_app, name="cache")
+app.command()(plan)
 app.command()(interpolate)
 app.command()(tracks)
 app.add_typer(lora_app, name="lora")

@@ -64,7 +64,10 @@ class Saved:
 
 
 def save_adapters(session: Session, name: str, steps: int) -> list[Saved]:
-    """Write the files of the adapters as they are now, and note what they must reproduce once they are read back."""
+    """Write the files of the adapters as they are now, and note what they must reproduce once they are read back.
+
+    Only the first rank writes; others note the same while they hold pieces of the base.
+    """
     written = write_adapters(session, name, steps, folder=session.folder.adapter)
     return [Saved(files, _probe(session, expert)) for expert, files in written.items()]
 
@@ -80,7 +83,7 @@ def write_adapters(session: Session, name: str, steps: int, *, folder: Path) -> 
         variant = expert.variant if expert else session.loaded.variant
         file = whole.of_part(expert.part, *expert.variant.parts) if expert else whole
         weights = _own_weights(full, expert)
-        if file.tensors:
+        if file.tensors and session.place.first:
             told = replace(file, metadata=_metadata(session, name, steps, expert_name))
             _write_layouts(session.loaded, folder / own, told)
         if file.tensors or weights:
@@ -139,7 +142,7 @@ def _write_full(session: Session, whole: AdapterFile, name: str, steps: int) -> 
         file = replace(whole, metadata=metadata)
         return writer.write(folder, session.denoiser.parts(), file, full=full, base=loaded.base), folder
     paths = {part: session.folder.path / "weights" / f"{name}.{part}.safetensors" for part in full}
-    for part, path in paths.items():
+    for part, path in paths.items() if session.place.first else ():
         write_tensors(path, full[part], metadata)
     return paths, None
 
@@ -215,7 +218,7 @@ def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spok
     pipeline = registry.named(loaded.family.pipeline) if loaded.family.pipeline else None
     reader = folders_of(loaded.family)
     for one in saved:
-        files = one.files
+        files, probe = one.files, _moved(one.probe, place.device)
         bare = partial(open_denoiser, replace(loaded, variant=files.variant), place, spoken.blank)
         reopen = partial(_with_full, bare, files.full)
         for layout in consumed_layouts(loaded):
@@ -223,15 +226,20 @@ def prove_files(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spok
             if not path.exists():
                 continue
             with place.autocast():
-                proof = prove(path, layout, one.probe, reopen=reopen, pipeline=pipeline)
+                proof = prove(path, layout, probe, reopen=reopen, pipeline=pipeline)
             _tell(path, proof)
         # Weights beside an adapter's file are proven with it; an adapter in folders is read from there.
         if files.folder is not None or not files.adapted:
             file = reader.read(files.folder) if reader and files.folder else None
             where = str(files.folder or next(iter(files.full.values())).parent)
             with place.autocast():
-                proof = prove_read(file, one.probe, reopen=reopen, bare=bare, where=where)
+                proof = prove_read(file, probe, reopen=reopen, bare=bare, where=where)
             _tell(where, proof)
+
+
+def _moved(probe: Probe, device: torch.device) -> Probe:
+    conditions = {name: tensor.to(device) for name, tensor in probe.conditions.items()}
+    return replace(probe, x=probe.x.to(device), t=probe.t.to(device), conditions=conditions)
 
 
 def _with_full(bare: Callable[[], Denoiser], written: Mapping[str, Path]) -> Denoiser:

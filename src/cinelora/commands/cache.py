@@ -11,6 +11,7 @@ from cinelora.base.workers import available_threads
 from cinelora.commands.cache_team import Hand, gather, serve
 from cinelora.commands.clips import cache_of, encoder_of, encoding_of, fill_share, plan_of, tell_fill
 from cinelora.commands.early import check_base, check_shown, check_targets
+from cinelora.commands.tiling import with_tiling
 from cinelora.config.load import Loaded, load
 from cinelora.data.cache_fill import Events, Maker
 from cinelora.data.cache_work import WHOLE, Share, TowerWork
@@ -35,6 +36,9 @@ def cache(recipe: Path, *, sets: list[str], workers: int = 1, share: str = "", d
     check_targets(loaded)
     check_base(loaded)
     device = device_of(loaded.recipe.train, number=int(os.environ.get("LOCAL_RANK", "0")))
+    settled = with_tiling(loaded, [slot.bucket for slot in (*plan.slots, *plan.held_out)], device=device)
+    if settled is not loaded:
+        loaded, sets = settled, [*sets, "memory.vae_tiling=on"]
     encoding = encoding_of(loaded, encoder_of(loaded), device=device)
     maker = _team(loaded, recipe, sets, workers) if workers > 1 else None
     report = fill_share(loaded, plan, encoding, verify=True, share=ours, maker=maker)

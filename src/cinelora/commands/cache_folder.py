@@ -14,12 +14,14 @@ from cinelora.base.log import open_console
 from cinelora.commands.cache import refuse_off
 from cinelora.commands.clips import cache_of, encoder_of, encoding_of, plan_of, slots_of
 from cinelora.commands.run_folder import RunFolder
+from cinelora.commands.tiling import with_tiling
 from cinelora.config.load import Loaded, load
 from cinelora.data import cache_folder
 from cinelora.data.cache import Cache, Todo
 from cinelora.data.cache_folder import Kept
 from cinelora.data.cache_plan import in_words
 from cinelora.data.plan import Plan
+from cinelora.train.place import device_of
 
 _MOST = 20
 
@@ -132,6 +134,8 @@ def _loaded(target: Path, sets: list[str]) -> Loaded:
 def _wanted(loaded: Loaded) -> tuple[Cache, Todo, Plan]:
     """What a recipe needs of its cache. Raises DataError where that cannot be told of every clip."""
     plan = plan_of(loaded)
+    buckets = [slot.bucket for slot in (*plan.slots, *plan.held_out)]
+    loaded = with_tiling(loaded, buckets, device=device_of(loaded.recipe.train))
     cache = cache_of(loaded)
     encoding = encoding_of(loaded, encoder_of(loaded), device="cpu")
     todo = cache.look(slots_of(loaded, plan), encoding)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from cinelora.base.errors import Problem, RecipeError
 from cinelora.base.log import console
+from cinelora.commands.speed import lay_out
 from cinelora.config.load import Loaded
 from cinelora.contracts.flow import Encoded, Slot
 from cinelora.contracts.roles import Encoder
@@ -77,11 +78,13 @@ def encoder_of(loaded: Loaded) -> Encoder:
     """The family's encoder; no weights are read before a tower is used."""
     model = loaded.recipe.model
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=model.dtype)
-    _set(loaded, encoder, "tiling", model.tiling, default=False)
-    _set(loaded, encoder, "compat", model.vae_compat, default="none", option="vae_compat")
-    _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="vae_dtype")
+    _set(loaded, encoder, "tiling", loaded.recipe.memory.vae_tiling == "on", default=False, option="memory.vae_tiling")
+    _set(loaded, encoder, "compat", model.vae_compat, default="none", option="model.vae_compat")
+    _set(loaded, encoder, "dtype", model.vae_dtype, default="fp32", option="model.vae_dtype")
     set_if_said(loaded, encoder.towers(), "shows", model.image_frame, option="image_frame")
     set_if_said(loaded, encoder.towers(), "pace", model.pace, option="pace")
+    if loaded.recipe.speed.channels_last_vae:
+        lay_out(encoder.towers())
     for tower in encoder.towers():
         if hasattr(tower, "as_script"):
             tower.as_script = loaded.recipe.noise.compat == "ddpm"
@@ -104,15 +107,14 @@ def set_if_said(loaded: Loaded, owners: Iterable[object], name: str, value: obje
         setattr(one, name, value)
 
 
-def _set(loaded: Loaded, encoder: Encoder, name: str, value: object, *, default: object, option: str = "") -> None:
+def _set(loaded: Loaded, encoder: Encoder, name: str, value: object, *, default: object, option: str) -> None:
     """Take a setting of the autoencoder over. Raises RecipeError where this family's has none of the kind."""
     if value == default:
         return
-    option = option or name
     towers = [tower for tower in encoder.towers() if "mean" in tower.gives and hasattr(tower, name)]
     if not towers:
-        where, do = loaded.source.where(("model", option)), f"remove model.{option}"
-        what = f"the autoencoder of {loaded.family.name} has no setting for model.{option}"
+        where, do = loaded.source.where(tuple(option.split("."))), f"remove {option}"
+        what = f"the autoencoder of {loaded.family.name} has no setting for {option}"
         raise RecipeError(Problem(what, found=f"{option} = {value!r}", where=where, do=do))
     for tower in towers:
         setattr(tower, name, value)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cinelora.base.errors import Problem, Problems, RecipeError, WeightsError
 from cinelora.base.log import console
@@ -17,6 +18,9 @@ from cinelora.nets.weights import RANDOM, may_be_on_hub
 from cinelora.noise.registry import open_process
 from cinelora.preview.options import preview_bucket
 from cinelora.preview.pictures import check_film, check_picture, check_pictures, takes_ends
+
+if TYPE_CHECKING:
+    from cinelora.train.place import Place
 
 
 def check_targets(loaded: Loaded) -> None:
@@ -110,6 +114,54 @@ def check_previews(loaded: Loaded) -> None:
         _check_files(loaded)
     except RecipeError as error:
         raise RecipeError(*(loaded.source.located(problem) for problem in error.problems)) from error
+
+
+def check_spread(loaded: Loaded, place: "Place", *, measured: bool = False) -> None:
+    """See that a base that is to be spread over ranks can be. Raises RecipeError with everything in its way.
+
+    What the run makes can be `measured` at its end by one rank alone.
+    """
+    if place.zero:
+        _check_zero(loaded, place)
+    if not place.sharded:
+        return
+    recipe, problems = loaded.recipe, Problems(RecipeError)
+    found, where = f"train.sharding = {place.sharding!r}", "train.sharding"
+    if loaded.variant.experts and recipe.model.experts_in_memory == "one":
+        do = "set model.experts_in_memory = 'all': each GPU then has a part of every expert"
+        problems.add("one expert in memory at a time cannot be spread over GPUs", found=found, where=where, do=do)
+    if loaded.variant.experts and recipe.method.name == "distill":
+        what, do = "experts that are distilled together cannot be spread over GPUs", "distil one, or do not spread"
+        reason = f"{found}; GPUs draw noise levels of other experts, and would wait for one another for ever"
+        problems.add(what, found=reason, where=where, do=do)
+    if loaded.family.folders:
+        do = "leave sharding out: its bases fit into one GPU"
+        what = "this family's folders hold weights of the base, which no GPU has whole"
+        problems.add(what, found=found, where=where, do=do)
+    if measured:
+        problems.add("a demo measures with the whole base", found=found, where=where, do="start it without sharding")
+    problems.found = [loaded.source.located(problem) for problem in problems.found]
+    problems.raise_if_any()
+
+
+def _check_zero(loaded: Loaded, place: "Place") -> None:
+    """See that DeepSpeed can have the optimizers of what learns. Raises RecipeError with everything in its way."""
+    recipe, problems, zero = loaded.recipe, Problems(RecipeError), place.zero
+    assert zero is not None
+    found, where = f"ZeRO-{zero.asked}", "train.zero"
+    if loaded.variant.experts and recipe.model.experts_in_memory == "one":
+        do = "set model.experts_in_memory = 'all', or train without DeepSpeed"
+        what = "DeepSpeed holds what learns in one piece, and experts that take turns on the GPU take it along"
+        problems.add(what, found=found, where=where, do=do)
+    if loaded.variant.experts and recipe.method.name == "distill":
+        what = "ZeRO steps all that a player learns at once, and a step may ask one expert alone"
+        problems.add(what, found=found, where=where, do="train without DeepSpeed")
+    if zero.offload and zero.offload != recipe.memory.optimizer:
+        what, do = "DeepSpeed's settings contradict the recipe", "set memory.optimizer, or offload_optimizer"
+        found, allowed = f"offload_optimizer = {zero.offload}", f"memory.optimizer = {recipe.memory.optimizer!r}"
+        problems.add(what, found=found, allowed=allowed, where="memory.optimizer", do=do)
+    problems.found = [loaded.source.located(problem) for problem in problems.found]
+    problems.raise_if_any()
 
 
 _STARTS = {"images": "a picture to start from", "end_images": "a picture to end at", "videos": "a video to go on from"}

@@ -105,7 +105,7 @@ def interpolate(folder: Path, *, out: Path, wishes: InterpolateWishes) -> None:
     if wishes.steer == "sift":
         opencv()
     loaded = _loaded(folder, wishes)
-    place = open_place(loaded.recipe.train)
+    place = open_place(loaded.recipe.train, draws_only=True)
     how = how_of(loaded, wishes, precision=place.precision)
     how.check()
     learned = _learned(loaded, wishes)

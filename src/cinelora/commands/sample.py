@@ -62,7 +62,7 @@ def sample(lora: Path, prompts: list[str], *, out: Path, wishes: Wishes) -> None
         do = "give a number; 1 is the strength it was trained with, 0 shows the base"
         raise RecipeError(Problem("--strength is no number", found=f"{wishes.strength}", do=do))
     loaded, adapter, whole = _learned(lora, prompts, wishes)
-    place = open_place(loaded.recipe.train)
+    place = open_place(loaded.recipe.train, draws_only=True)
     encoder = registry.open_encoder(loaded.family, loaded.variant, base=loaded.base, dtype=loaded.recipe.model.dtype)
     away = loaded.recipe.preview.negative_prompt
     *said, against = prompt_conditions(encoder, [*prompts, away], device=str(place.device))

@@ -3,24 +3,29 @@
 In: a Loaded recipe, where to compute, what nothing said looks like. Out: `Session`.
 """
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cinelora.base.errors import Problem, RecipeError
+from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.base.files import write_text
 from cinelora.base.log import console
 from cinelora.commands.clips import cache_of, set_if_said, words_of
 from cinelora.commands.early import starts_of
+from cinelora.commands.memory import fitted_out, prepared
+from cinelora.commands.plan_memory import Encoders
 from cinelora.commands.run_folder import RunFolder
+from cinelora.commands.tiling import decoding_needs_tiles, tiled
 from cinelora.config.load import Loaded
 from cinelora.contracts.card import Expert
 from cinelora.contracts.roles import Denoiser, Encoder, Process
 from cinelora.data.encoding import Encoding
+from cinelora.engine.sharded import shard, spread_of
 from cinelora.families import registry
 from cinelora.lora.adapters import Adapters
 from cinelora.lora.inject import inject
@@ -30,7 +35,7 @@ from cinelora.noise.registry import open_process
 from cinelora.preview.options import PreviewOptions, preview_bucket
 from cinelora.preview.pictures import film_latents, picture_conditions, shared, unshown_conditions
 from cinelora.preview.sample import decode, prompt_conditions, walk, walk_of
-from cinelora.train.place import Place, settle
+from cinelora.train.place import Place
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,11 @@ def unload(encoder: Encoder) -> None:
         tower.unload()
 
 
-def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> Denoiser:
-    """The base on its device. Raises WeightsError with all keys that are missing or too many."""
+def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor], *, whole: bool = True) -> Denoiser:
+    """The base in its number format, on its device where it is to be there as a `whole`.
+
+    Raises WeightsError with all keys that are missing or too many.
+    """
     recipe = loaded.recipe
     denoiser = registry.open_denoiser(
         loaded.family,
@@ -111,9 +119,8 @@ def open_denoiser(loaded: Loaded, place: Place, blank: Mapping[str, Tensor]) -> 
         denoiser.compat = recipe.noise.compat
     if hasattr(denoiser, "motion_bucket"):
         denoiser.motion_bucket = recipe.model.motion_bucket
-    moves_itself = getattr(denoiser, "moves_itself", False)
-    checkpointing = recipe.train.gradient_checkpointing
-    settle(denoiser.parts(), place, gradient_checkpointing=checkpointing, move=not moves_itself)
+    # One that moves by itself does; what is to stream or to be spread goes to its device piece by piece.
+    prepared(loaded, denoiser.parts(), place, move=whole and not getattr(denoiser, "moves_itself", False))
     return denoiser
 
 
@@ -147,13 +154,16 @@ class Session:
     @classmethod
     def open(cls, loaded: Loaded, place: Place, folder: RunFolder, *, encoder: Encoder, spoken: Spoken) -> "Session":
         """Read the base and put fresh adapters into it. Raises WeightsError, RecipeError."""
-        denoiser = open_denoiser(loaded, place, spoken.blank)
+        whole = not place.sharded and loaded.recipe.memory.base == "resident"
+        denoiser = open_denoiser(loaded, place, spoken.blank, whole=whole)
         players = _players(loaded, denoiser)
         for name, adapters in players.items():
             for weight in adapters.parameters().values():
                 weight.data = weight.data.to(place.device)  # also where the base is fetched only when it is asked
             label = "adapters" if len(players) == 1 else f"adapters of the {name}"
             console.print(f"{label}: {adapters.num_parameters():,} parameters in {len(adapters.layers)} modules")
+        fitted_out(loaded, denoiser.parts(), players.values(), place)
+        spread(denoiser.parts(), players, place)
         return cls(loaded, place, folder, encoder, spoken, denoiser, players)
 
     @property
@@ -202,21 +212,55 @@ class Session:
         return walk(self.denoiser, self.process, conditions, blank=self.spoken.negative, seeds=seeds, how=how)
 
     def preview(self, label: str) -> list[str]:
-        """Draw every prompt and write samples/LABEL/NN.mp4; gives back the files, none without prompts."""
+        """Draw every prompt and write samples/LABEL/NN.mp4; gives back the files, none without prompts.
+
+        Only the first rank writes; others draw along while they hold pieces of the base.
+        """
         options = self.loaded.recipe.preview
         if not self.spoken.prompts:
             return []
         shots = [(k, options.seed + n) for k in range(len(self.spoken.prompts)) for n in range(options.num_seeds)]
         latents = self.draw([self.spoken.conditions[k] for k, _ in shots], [seed for _, seed in shots])
-        videos = decode(self.encoder, latents, device=str(self.place.device), loop=options.loop)
+        if not self.place.first:
+            return []
+        with tiled(self.encoder, self._tiles()):
+            videos = decode(self.encoder, latents, device=str(self.place.device), loop=options.loop)
         unload(self.encoder)
         named = [{"prompt": self.spoken.prompts[k], "seed": seed} for k, seed in shots]
         write_text(self.folder.samples / "prompts.json", json.dumps(named, indent=1))
         return self.folder.save_videos(label, videos, self.loaded.variant.geometry.fps)
 
+    def _tiles(self) -> bool:
+        """Whether a preview is decoded in tiles though clips are not encoded in them."""
+        if self.loaded.recipe.memory.vae_tiling != "auto":
+            return False
+        return decoding_needs_tiles(self._decoding_bytes, device=str(self.place.device))
+
+    @cached_property
+    def _decoding_bytes(self) -> int:
+        loaded = self.loaded
+        return Encoders(loaded).decoding(preview_bucket(loaded.recipe.preview, loaded.variant.geometry))[0]
+
     def release(self) -> None:
         """Let go of the denoiser, so that a fresh one fits into memory."""
         del self.denoiser, self.players
+        gc.collect()  # modules whose forward is replaced hold themselves
+
+
+def spread(parts: Mapping[str, nn.Module], players: Mapping[str, Adapters], place: Place) -> None:
+    """Spread the base over the ranks where that is wanted, and tell what holds in truth. Raises RunError if other."""
+    if place.sharded:
+        whole = [weight for adapters in players.values() for weight in adapters.resident()]
+        for weight in whole:
+            weight.data = weight.data.to(place.device)
+        shard(parts, whole, device_type=place.device.type, within_machine=place.sharding == "machine")
+    found = spread_of(parts)
+    if bool(found.num_sharded) != place.sharded:
+        what, do = "the base is not held as was asked for", "set train.sharding to what you want, and report this"
+        raise RunError(Problem(what, found=str(found), allowed=f"train.sharding = {place.sharding!r}", do=do))
+    console.print(f"{place.told}: {found}")
+    for line in place.zero.told if place.zero else ():
+        console.print(line)
 
 
 def _players(loaded: Loaded, denoiser: Denoiser) -> dict[str, Adapters]:

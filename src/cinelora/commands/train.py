@@ -12,10 +12,14 @@ from cinelora.base.log import console
 from cinelora.commands.adapter_files import Saved, prove_files, save_adapters, write_adapters
 from cinelora.commands.begin import begin, check_start
 from cinelora.commands.clips import encoder_of, encoding_of, fill, fill_share, plan_of, reader_of, shards_of, tell_fill
-from cinelora.commands.early import check_base, check_previews, check_schedule, check_shown, check_targets
+from cinelora.commands.diary import Tell, diary
+from cinelora.commands.early import check_base, check_previews, check_schedule, check_shown, check_spread, check_targets
+from cinelora.commands.memory import check_memory
 from cinelora.commands.push import push
 from cinelora.commands.run_folder import RunFolder
 from cinelora.commands.session import Session, Spoken, speak
+from cinelora.commands.speed import check_speed, for_the_loop
+from cinelora.commands.tiling import with_tiling
 from cinelora.config.load import Loaded, load
 from cinelora.data.batches import Batches, batcher, copies_of, held_out_micros, micro_rules
 from cinelora.data.cache_fill import FillReport
@@ -25,21 +29,19 @@ from cinelora.data.plan import Plan
 from cinelora.data.rules import source_weights
 from cinelora.data.shards import is_streamed
 from cinelora.data.stream import Stream
+from cinelora.engine.attention import attention
 from cinelora.lora.adapters import Adapters
 from cinelora.methods.registry import open_method
-from cinelora.report.events import Events, cut_after
 from cinelora.report.page import write_page
 from cinelora.report.table import buckets_table
-from cinelora.report.trackers import check_installed, open_trackers
-from cinelora.train.checkpoint import folder_name, latest, read_adapters, step_of
+from cinelora.report.trackers import check_installed
+from cinelora.train.checkpoint import folder_name, latest, read_adapters
 from cinelora.train.held_out import HeldOut
 from cinelora.train.loop import Hook, Result, Trainer, Work
 from cinelora.train.optim import check_optimizer
 from cinelora.train.place import Place, open_place
-from cinelora.train.same_run import Micros
+from cinelora.train.same_run import Micros, lanes_of
 from cinelora.train.schedules import kept_counts, step_counts
-
-Tell = Callable[..., None]
 
 FREE_ON_RESUME = (
     "train.steps",
@@ -51,11 +53,27 @@ FREE_ON_RESUME = (
     "train.kept",
     "train.files_at_saves",
     "train.on_nonfinite",
+    "train.accumulation",
+    "train.sharding",
+    "train.zero",
+    "speed.num_workers",
+    "speed.prefetch_micros",
+    "speed.compile_limit",
+    "train.gradient_checkpointing",
+    "memory.recompute",
+    "memory.activations",
+    "memory.base",
+    "memory.ring_blocks",
+    "memory.optimizer",
+    "memory.vae_tiling",
     "lora.files",
     "preview",
     "report",
 )
-"""Settings that a resumed run may change: they do not touch the numbers of the steps already made."""
+"""Settings that a resumed run may change: they do not touch the numbers of the steps already made.
+
+train.accumulation only together with the number of GPUs, so that a step has as many micros (`train/same_run.py`).
+"""
 
 
 def train(recipe: Path | None, *, sets: list[str], resume: Path | None) -> None:
@@ -103,17 +121,13 @@ def train_loaded(
 ) -> Result:
     """The whole way of one run; `after` sees the trained session before its denoiser is let go."""
     folder.refuse_used(resume=resume)
-    check_installed(loaded.recipe.report)
-    check_optimizer(loaded.recipe.train)
-    check_shown(loaded)
-    plan = plan_of(loaded)
-    check_targets(loaded)
-    if not resume:
-        check_start(loaded)
-    check_previews(loaded)
-    check_base(loaded)
+    plan = _looked_at(loaded, resume=resume)
     place = open_place(loaded.recipe.train)
+    check_spread(loaded, place, measured=after is not None)
+    check_memory(loaded, sharded=place.sharded)
+    check_speed(loaded, place.device)
     console.quiet = not place.first  # one voice for all ranks
+    loaded = with_tiling(loaded, [slot.bucket for slot in (*plan.slots, *plan.held_out)], device=str(place.device))
     console.print(buckets_table(plan.rows))
     for warning in plan.warnings:
         console.print(f"warning: {warning}")
@@ -125,7 +139,7 @@ def train_loaded(
         encoding, plan, spoken = _encode(loaded, plan, place)
         if place.first:
             folder.list_clips(plan)
-        with _diary(loaded, folder, place, resume=resume) as tell:
+        with diary(loaded, folder, place, resume=resume) as tell:
             session = Session.open(loaded, place, folder, encoder=encoding.encoder, spoken=spoken)
             if latest(folder.checkpoints) is None:
                 begin(loaded, session.adapters)
@@ -134,11 +148,31 @@ def train_loaded(
                 after(session)
         session.release()
         if place.first:
-            prove_files(loaded, place, folder, spoken=spoken, saved=saved)
-            console.print(f"report: {write_page(folder.path)}")
-            if loaded.recipe.report.hub:
-                push(folder.path, loaded.recipe.report.hub, private=True)
+            _finish(loaded, place, folder, spoken=spoken, saved=saved)
         return result
+
+
+def _looked_at(loaded: Loaded, *, resume: bool) -> Plan:
+    """The plan of the clips, after all looks that need neither weights nor other ranks. Raises what they find."""
+    check_installed(loaded.recipe.report)
+    check_optimizer(loaded.recipe.train)
+    check_shown(loaded)
+    plan = plan_of(loaded)
+    check_targets(loaded)
+    if not resume:
+        check_start(loaded)
+    check_previews(loaded)
+    check_base(loaded)
+    return plan
+
+
+def _finish(loaded: Loaded, place: Place, folder: RunFolder, *, spoken: Spoken, saved: list[Saved]) -> None:
+    """Prove the files that were saved, on this rank alone; the page; the Hub where it is asked for."""
+    whole = not place.sharded and loaded.recipe.memory.base == "resident"
+    prove_files(loaded, place if whole else place.apart(), folder, spoken=spoken, saved=saved)
+    console.print(f"report: {write_page(folder.path)}")
+    if loaded.recipe.report.hub:
+        push(folder.path, loaded.recipe.report.hub, private=True)
 
 
 @contextmanager
@@ -158,28 +192,6 @@ def _claimed(folder: RunFolder, place: Place, *, resume: bool) -> Iterator[None]
     with folder.claimed(resume=resume) if place.first else nullcontext():
         place.meet()
         yield
-
-
-@contextmanager
-def _diary(loaded: Loaded, folder: RunFolder, place: Place, *, resume: bool) -> Iterator[Tell]:
-    """Where events go: the run's diary and the recipe's trackers, both without what a resume makes again."""
-    if not place.first:
-        yield lambda kind, **facts: None
-        return
-    newest = latest(folder.checkpoints) if resume else None
-    step = step_of(newest) if newest else None
-    trackers = open_trackers(loaded.recipe.report, folder=folder.path, run_name=loaded.name, resume_step=step)
-    try:
-        cut_after(folder.events, step or 0)
-        events = Events(folder.events)
-
-        def tell(kind: str, **facts: object) -> None:
-            events.tell(kind, **facts)
-            trackers.tell(kind, **facts)
-
-        yield tell
-    finally:
-        trackers.close()
 
 
 def _encode(loaded: Loaded, plan: Plan, place: Place) -> tuple[Encoding, Plan, Spoken]:
@@ -209,11 +221,14 @@ def _fill(loaded: Loaded, plan: Plan, encoding: Encoding, place: Place) -> tuple
 
 def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resume: bool) -> tuple[Result, list[Saved]]:
     """The loop with all around it; gives back its result and what the saved files are to be compared with."""
-    trainer = Trainer(_work(session, plan, encoding, tell))
+    newest = latest(session.folder.checkpoints) if resume else None
+    lanes = lanes_of(session.loaded.recipe.train, session.place.world, newest)
+    trainer = Trainer(_work(session, plan, encoding, tell, lanes=lanes))
     step = trainer.resume() if resume else 0
-    if session.place.first and step == 0 and session.loaded.recipe.preview.before:
+    if session.place.asking and step == 0 and session.loaded.recipe.preview.before:
         _preview(session, 0, tell)
-    result = trainer.run()
+    with attention(session.loaded.recipe.speed.attention):
+        result = trainer.run()
     if isinstance(trainer.work.batches, Stream) and session.place.first:
         left_out = trainer.work.batches.left_out.values()
         session.folder.list_clips(replace(plan, rows=(*plan.rows, *left_out)))
@@ -222,14 +237,14 @@ def _learn(session: Session, plan: Plan, encoding: Encoding, *, tell: Tell, resu
             with trainer.averaged():
                 _write_now(session, result.step)
         _tell_stop(session, result)
-    return result, _save(session, trainer, result, tell) if session.place.first else []
+    return result, _save(session, trainer, result, tell) if session.place.asking else []
 
 
-def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
+def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell, *, lanes: int) -> Work:
     recipe, place = session.loaded.recipe, session.place
     options, geometry = recipe.train, session.loaded.variant.geometry
     micros = held_out_micros(plan.held_out, options.micro_size, max_clips=recipe.held_out.max_clips)
-    batches = _micros(session, plan)
+    batches = _micros(session, plan, lanes)
     return Work(
         method=open_method(
             recipe.method,
@@ -247,7 +262,19 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell) -> Work:
         held_out=HeldOut(micros, recipe.held_out, seed=options.seed) if micros else None,
         tell=tell,
         hooks=_hooks(session, batches, tell),
+        lanes=lanes,
+        bound=_bound(session, batches),
+        memory=recipe.memory,
+        **for_the_loop(session.loaded, session.denoiser.parts(), place),
     )
+
+
+def _bound(session: Session, batches: Micros) -> str:
+    """What binds the run to its number of ranks."""
+    if isinstance(batches, Stream):
+        return "each GPU reads its own shards of a stream"
+    noise = session.loaded.recipe.noise
+    return "each GPU has its own noise levels (noise.strata)" if noise.stratified and noise.strata == "ranks" else ""
 
 
 def _once(call: Callable[[int], None]) -> Callable[[int], None]:
@@ -283,15 +310,17 @@ def _hooks(session: Session, batches: Micros, tell: Tell) -> list[Hook]:
 
 def _write_now(session: Session, step: int) -> None:
     """The run's adapter files as of now; at the end they are written anew, and proven."""
-    write_adapters(session, session.loaded.name, step, folder=session.folder.adapter)
+    if session.place.first:
+        write_adapters(session, session.loaded.name, step, folder=session.folder.adapter)
 
 
 def _keep(session: Session, step: int) -> None:
     name = f"{session.loaded.name}.{folder_name(step)}"
-    write_adapters(session, name, step, folder=session.folder.history)
+    if session.place.first:
+        write_adapters(session, name, step, folder=session.folder.history)
 
 
-def _micros(session: Session, plan: Plan) -> Micros:
+def _micros(session: Session, plan: Plan, lanes: int) -> Micros:
     """Which clips each micro holds: from the plan's slots, or from a stream of shards."""
     data, options, place = session.loaded.recipe.data, session.loaded.recipe.train, session.place
     if is_streamed(data, session.loaded.folder):
@@ -309,7 +338,7 @@ def _micros(session: Session, plan: Plan) -> Micros:
     return Batches(
         plan.slots,
         source_weights(data),
-        micro_rules(options.micro_size, data),
+        micro_rules(options.micro_size, data, lanes=lanes),
         seed=options.seed,
         rank=place.rank,
         world=place.world,

@@ -2,6 +2,7 @@
 
 from cinelora.contracts.options import Options, option
 from cinelora.data.options import DataOptions
+from cinelora.engine.options import MemoryOptions, SpeedOptions
 from cinelora.families.options import ModelOptions
 from cinelora.lora.options import LoraOptions
 from cinelora.methods.options import MethodOptions
@@ -26,6 +27,8 @@ class Recipe(Options):
     noise: NoiseOptions = option(help="the diffusion process", default_factory=NoiseOptions)
     method: MethodOptions = option(help="which losses are taken", default_factory=MethodOptions)
     train: TrainOptions = option(help="the loop, the optimizer, checkpoints", default_factory=TrainOptions)
+    memory: MemoryOptions = option(help="what is done to fit into the GPU", default_factory=MemoryOptions)
+    speed: SpeedOptions = option(help="what is done to be done sooner", default_factory=SpeedOptions)
     held_out: HeldOutOptions = option(help="the loss on clips that are not trained on", default_factory=HeldOutOptions)
     preview: PreviewOptions = option(help="videos drawn before, during and after", default_factory=PreviewOptions)
     report: ReportOptions = option(help="page and trackers", default_factory=ReportOptions)

@@ -149,10 +149,19 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Seat:
+    """Which of a step's micros this is, from 0, and of how many: those of all ranks, as one process counts them."""
+
+    number: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """Encoded clips of one bucket: `latents` B C T H W (sampled from the moments), conditions {name: B ...}.
 
     `weights` B multiplies each clip's loss; `loss_mask` (broadcastable to latents) each element's, 0 = not learned.
+    `seat` is its place in a step of training, over which noise levels are spread; None outside of one.
     """
 
     latents: "Tensor"
@@ -160,6 +169,7 @@ class Batch:
     names: tuple[str, ...]
     weights: "Tensor | None" = None
     loss_mask: "Tensor | None" = None
+    seat: Seat | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from cinelora.contracts.flow import Batch, Clip, Encoded, LeftOut, Loss, Noised, Record
+from cinelora.contracts.flow import Batch, Clip, Encoded, LeftOut, Loss, Noised, Record, Seat
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -158,8 +158,8 @@ class Sampler(Protocol):
 class Process(Protocol):
     """What noise is and what is learned from it. `noise/`."""
 
-    def noise(self, clean: "Tensor", rng: "Generator") -> Noised:
-        """Draw a time for each clip of clean latents B C T H W, and noise them."""
+    def noise(self, clean: "Tensor", rng: "Generator", seat: Seat | None = None) -> Noised:
+        """Draw a time for each clip of clean latents B C T H W, spread over the micros of its step, and noise them."""
         ...
 
     def at(self, clean: "Tensor", t: "Tensor", rng: "Generator") -> Noised:
@@ -212,7 +212,7 @@ class Method(Protocol):
         """The loss of one player on one batch; every random draw comes from `rng`, whose numbers are this rank's own.
 
         What decides how often the denoiser is asked comes from `shared`, which gives all ranks the same numbers: ranks
-        that hold shards of one network must ask it equally often.
+        that hold shards of one network must ask it equally often. Such a method says so with `asks_vary = True`.
         """
         ...
 

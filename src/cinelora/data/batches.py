@@ -9,10 +9,13 @@ slots per weight is shown exactly so, the others more often); without weights ev
 Repeats are spread over a source's buckets by their sizes, so that all epochs are equally long; which slots get the odd
 repeat changes from epoch to epoch. A micro holds clips of one bucket; a bucket's last micro may be smaller, or is
 filled up (`MicroRules`). No slot is ever left out of an epoch.
+
+Ranks take the micros of one common sequence in turns: rank r of W has numbers r, r + W, r + 2 W ... of it. What the
+sequence is depends on the seed and on the lanes alone, so that a run can go on with other ranks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,23 +38,25 @@ Numbers = NDArray[np.int64]
 class MicroRules:
     """How micros are made up: of `size` clips each.
 
-    `whole`: a bucket's last micro is filled with clips of its bucket that come a second time. `same_bucket`: all ranks
-    work on one bucket at any time, for which micros of a bucket repeat until they divide by the ranks.
+    `whole`: a bucket's last micro is filled with clips of its bucket that come a second time. `lanes` micros in a row
+    are of one bucket wherever that is possible, for ranks that work side by side (0 = as many as there are ranks);
+    with `same_bucket` always, for which micros of a bucket repeat until they divide by the lanes.
     """
 
     size: int = 1
     whole: bool = False
     same_bucket: bool = False
+    lanes: int = field(default=0, repr=False)  # in a fingerprint by itself
 
 
-def micro_rules(size: int, options: DataOptions) -> MicroRules:
+def micro_rules(size: int, options: DataOptions, *, lanes: int = 0) -> MicroRules:
     """Micros of `size` clips as [data] wants them; it holds for all sources, whatever their own rules."""
     whole = options.small_buckets == "repeat"
-    return MicroRules(size, whole=whole, same_bucket=options.videox.keep_all_node_same_token_length)
+    return MicroRules(size, whole=whole, same_bucket=options.videox.keep_all_node_same_token_length, lanes=lanes)
 
 
 class Batches:
-    """The micros of one rank. All ranks have equally many; where the count does not divide, up to world - 1 repeat."""
+    """The micros of one rank. Of several buckets, up to lanes - 1 micros repeat in an epoch that does not divide."""
 
     def __init__(
         self,
@@ -69,43 +74,54 @@ class Batches:
         names = [slot.name for slot in slots]
         order = sorted(range(len(slots)), key=names.__getitem__)
         self._slots = [slots[k] for k in order]
-        self._seed, self._rank, self._world = seed, rank, world
+        self._seed, self._rank, self._world, self._micro_size = seed, rank, world, rules.size
         self._pools = _pools(self._slots, weights)
         self._sizes = [sum(draws for _, draws in pool) for pool in self._pools.values()]
         if rules.whole:
             self._sizes = [-(-size // rules.size) * rules.size for size in self._sizes]
-        self._starts, self._stops, groups = _micros(self._sizes, rules, world)
+        # Of one bucket any micros can stand side by side, so that their order need not know how many do.
+        self._lanes = 1 if len(self._pools) == 1 else rules.lanes or world
+        self._starts, self._stops, groups = _micros(self._sizes, rules, self._lanes)
         self._whole_groups, self._loose = groups
-        self.micros_per_epoch = len(self._whole_groups) + -(-len(self._loose) // world)
-        """How many micros each rank sees in an epoch."""
+        self._in_epoch = (len(self._whole_groups) + -(-len(self._loose) // self._lanes)) * self._lanes
+        self.micros_per_epoch = self._in_epoch // world if self._in_epoch % world == 0 else self._in_epoch / world
+        """How many micros each rank sees in an epoch; not always whole."""
         said_of = ((names[k], *_sayings(slots[k].record)) for k in order)
-        self.fingerprint = sha256_text(*said_of, sorted(weights.items()), rules, seed, world)
-        """Changes whenever any micro could be another, or a caption is."""
+        self.fingerprint = sha256_text(*said_of, sorted(weights.items()), rules, seed, self._lanes)
+        """Changes whenever any micro of the sequence could be another, or a caption is."""
         self._epoch: tuple[int, Numbers, Numbers] | None = None
 
     def micro(self, index: int) -> tuple[Slot, ...]:
         """The clips of micro number `index` of this rank, counted from the start of the run."""
-        epoch, place = divmod(index, self.micros_per_epoch)
+        number = index * self._world + self._rank
+        epoch, place = divmod(number, self._in_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, *self._drawn(epoch))
         _, draws, order = self._epoch
-        micro = order[place, self._rank]
-        rng = numpy_rng(self._seed, "captions", index, self._rank)
+        micro = order.flat[place]
+        rng = numpy_rng(self._seed, "captions", number, 0)
         return tuple(said(self._slots[k], rng) for k in draws[self._starts[micro] : self._stops[micro]])
 
+    def largest(self) -> tuple[Slot, ...]:
+        """A micro of the bucket with the most pixels, as full as any of that bucket: what takes most memory."""
+        bucket = max(self._pools, key=lambda one: (one.frames * one.height * one.width, one))
+        draws = self._sizes[list(self._pools).index(bucket)]
+        first = [k for members, _ in self._pools[bucket] for k in members][: min(draws, self._micro_size)]
+        return tuple(self._slots[k] for k in first)
+
     def epoch_of(self, index: int) -> int:
-        """The epoch, from 0, in which a micro lies."""
-        return index // self.micros_per_epoch
+        """The epoch, from 0, in which the last of all ranks' micros of this number lies."""
+        return ((index + 1) * self._world - 1) // self._in_epoch
 
     def _drawn(self, epoch: int) -> tuple[Numbers, Numbers]:
-        """All draws of an epoch, bucket after bucket, and the order of micros: one row of `world` at a time."""
+        """All draws of an epoch, bucket after bucket, and the order of micros: one row of all lanes at a time."""
         rng = numpy_rng(self._seed, "order", epoch)
         pools = zip(self._pools.values(), self._sizes, strict=True)
         draws = np.concatenate([np.resize(rng.permutation(_repeated(pool, rng)), size) for pool, size in pools])
         loose = rng.permutation(self._loose)
-        if rest := -len(loose) % self._world:
+        if rest := -len(loose) % self._lanes:
             loose = np.concatenate([loose, rng.choice(len(self._starts), rest, replace=rest > len(self._starts))])
-        rows = np.concatenate([self._whole_groups, loose.reshape(-1, self._world)])
+        rows = np.concatenate([self._whole_groups, loose.reshape(-1, self._lanes)])
         return draws, rng.permutation(rows)
 
 
@@ -162,8 +178,8 @@ def _repeated(pool: Pool, rng: np.random.Generator) -> Numbers:
     return np.concatenate(parts)
 
 
-def _micros(sizes: Sequence[int], rules: MicroRules, world: int) -> tuple[Numbers, Numbers, tuple[Numbers, Numbers]]:
-    """Where each micro starts and stops among the draws; rows of `world` micros of one bucket, and those left over.
+def _micros(sizes: Sequence[int], rules: MicroRules, lanes: int) -> tuple[Numbers, Numbers, tuple[Numbers, Numbers]]:
+    """Where each micro starts and stops among the draws; rows of `lanes` micros of one bucket, and those left over.
 
     Ranks work on one bucket at a time wherever that is possible, so that none waits for a larger one; with
     `same_bucket` always: micros of a bucket repeat to make its last row whole, and none is left over.
@@ -175,11 +191,11 @@ def _micros(sizes: Sequence[int], rules: MicroRules, world: int) -> tuple[Number
         starts.append(first)
         stops.append(np.minimum(first + rules.size, offset + draws))
         micros = np.arange(len(first)) + number
-        in_rows = len(first) // world * world
+        in_rows = len(first) // lanes * lanes
         if rules.same_bucket:
-            micros = np.resize(micros, -(-len(first) // world) * world)
+            micros = np.resize(micros, -(-len(first) // lanes) * lanes)
             in_rows = len(micros)
-        rows.append(micros[:in_rows].reshape(-1, world))
+        rows.append(micros[:in_rows].reshape(-1, lanes))
         loose.append(micros[in_rows:])
         offset, number = offset + draws, number + len(first)
     return np.concatenate(starts), np.concatenate(stops), (np.concatenate(rows), np.concatenate(loose))

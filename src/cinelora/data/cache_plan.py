@@ -106,14 +106,14 @@ def _need(work: TowerWork, encoding: Encoding, folder: Path) -> Need:
         mean = sum(_blocks(entry_path(folder, key).stat().st_size) for key in sample) / len(sample)
         return Need(work.facts.name, len(keys), math.ceil(mean * len(keys)), sure=True)
     counts = Counter(work.wanted[key][0].bucket for key in keys)
-    sizes = {bucket: _tensor_bytes(work.facts.gives, bucket, encoding) for bucket in counts}
+    sizes = {bucket: tensor_bytes(work.facts.gives, bucket, encoding) for bucket in counts}
     known = [count * _blocks(_HEADER + size) for bucket, count in counts.items() if (size := sizes[bucket]) is not None]
     if len(known) < len(counts):
         return Need(work.facts.name, len(keys), 0, sure=False)
     return Need(work.facts.name, len(keys), sum(known), sure=exact)
 
 
-def _tensor_bytes(names: Sequence[str], bucket: Bucket, encoding: Encoding) -> int | None:
+def tensor_bytes(names: Sequence[str], bucket: Bucket, encoding: Encoding) -> int | None:
     """Bytes of a clip's tensors; None where a side of one is not declared."""
     width = torch.empty((), dtype=torch_dtype(encoding.dtype)).element_size()
     sides = {"F": bucket.frames} | ({"S": encoding.text_length} if encoding.text_length else {})

@@ -48,11 +48,6 @@ class ModelOptions(Options):
         "autoencoder says, by the deviation of its latents, and those of pictures to start from the same way instead "
         "of at their mean",
     )
-    tiling: bool = option(
-        False,
-        "whether the autoencoder works in tiles: less memory for large pictures, slightly other latents and pixels",
-        costs="time: tiles overlap, and what two of them share is computed twice",
-    )
     text_dropout: float = option(
         0.1,
         "share of clips whose caption is dropped in a step, so that guidance keeps working",

@@ -52,6 +52,13 @@ class Adapters:
         parts = self.full.items()
         return {f"{part}.{name}": weight for part, module in parts for name, weight in module.named_parameters()}
 
+    def resident(self) -> list[nn.Parameter]:
+        """Everything that came with it: what learns, and the frozen start that stands beside it. None of the base."""
+        name = self.start_name(self.adapter_name)
+        started = [adapted.layer for adapted in self.layers if self._has_start(adapted.layer)]
+        starts = [matrices[name].weight for layer in started for matrices in (layer.lora_A, layer.lora_B)]
+        return [*self.parameters().values(), *starts]
+
     def num_parameters(self) -> int:
         """How many numbers learn."""
         return sum(weight.numel() for weight in self.parameters().values())

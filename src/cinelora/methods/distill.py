@@ -8,8 +8,9 @@ latents where the first level is not noise alone (an expert for little noise), o
 noised clips (method.start = "clips").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,7 @@ from cinelora.contracts.roles import Denoiser, Player
 from cinelora.lora.adapters import Adapters
 from cinelora.methods.denoising import arranged, learned, put_into_training
 from cinelora.methods.options import MethodOptions, adapters_of
+from cinelora.methods.rows import rows_of_batch, rows_of_table, runs_of
 from cinelora.noise.flow import Flow
 from cinelora.noise.loss import squared_error
 from cinelora.noise.samplers import NUM_TRAIN_TIMESTEPS
@@ -79,6 +81,16 @@ def by_level(each: Tensor, sigma: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
+class _Draws:
+    """Of some clips: which step is learned, noises of the steps, score times, score noise."""
+
+    last: int
+    noises: Sequence[Tensor]
+    sigma: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
 class Direction:
     """What critic and base make of a noised clip, B C T H W, and the way from one to the other, divided per clip."""
 
@@ -90,6 +102,8 @@ class Direction:
 
 class Distill:
     """Two players; the generator first, then the critic on what the new generator draws."""
+
+    asks_vary = True
 
     def __init__(
         self,
@@ -130,22 +144,46 @@ class Distill:
         The step that is learned is drawn from `shared`, since it decides how often the denoiser is asked. Drawn from
         `rng` in this order: conditions, noises of the steps, score times, score noise.
         """
+        ((_, loss),) = self.pieces(player, batch, rng, shared, 1)
+        return loss()
+
+    def pieces(
+        self, player: str, batch: Batch, rng: Generator, shared: Generator, num: int
+    ) -> list[tuple[int, Callable[[], Loss]]]:
+        """The same in `num` pieces, each with its number of clips: all is drawn now, and asked when it is wanted."""
         learning = player == adapters_of(self.options)[0]
         given = self.denoiser.condition(batch, rng)
         batch = self._judged(batch, given)
         last = int(torch.randint(len(self.levels), (1,), generator=shared))
         noises = [self._like(batch.latents, rng) for _ in range(last + 1 if self.options.start == "noise" else 1)]
-        sigma = self._score_sigma(self.process.timesteps.draw(len(batch.names), rng))
-        noise = self._like(batch.latents, rng)
+        sigma = self._score_sigma(self.process.timesteps.draw(len(batch.names), rng, batch.seat))
+        noise, count = self._like(batch.latents, rng), len(batch.latents)
+        return [
+            (
+                rows.stop - rows.start,
+                partial(
+                    self._drawn,
+                    _Draws(last, [one[rows] for one in noises], sigma[rows], noise[rows]),
+                    rows_of_batch(batch, rows),
+                    rows_of_table(given, rows, count),
+                    learning=learning,
+                ),
+            )
+            for rows in runs_of(count, num)
+        ]
+
+    def _drawn(self, draws: _Draws, batch: Batch, given: Conditions, *, learning: bool) -> Loss:
+        """The loss of one player, given all draws."""
         if self.options.start == "noise":
-            clean = self.simulate(batch.latents, noises, given, learning=learning)
+            clean = self.simulate(batch.latents, draws.noises, given, learning=learning)
         else:
-            clean = self.from_clips(batch.latents, noises[0], given, level=self.levels[last], learning=learning)
-        noised = self.process.mix(clean.detach(), noise, sigma.to(clean.device))
+            level = self.levels[draws.last]
+            clean = self.from_clips(batch.latents, draws.noises[0], given, level=level, learning=learning)
+        noised = self.process.mix(clean.detach(), draws.noise, draws.sigma.to(clean.device))
         if learning:
             return self.generator_loss(clean, noised, given, batch)
         loss = self.critic_loss(clean, noised, given, batch)
-        return replace(loss, terms={**loss.terms, **by_level(loss.each, sigma)})
+        return replace(loss, terms={**loss.terms, **by_level(loss.each, draws.sigma)})
 
     def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
         """The generator's loss on clips of all its steps, at given quantiles B of the score times; no gradient.

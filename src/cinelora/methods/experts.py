@@ -3,7 +3,7 @@
 In: a Finetune for each expert over its own levels, one over all levels. Out: Loss of a Batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Generator, Tensor
@@ -35,6 +35,13 @@ class ExpertTurns:
         """The plain loss at noise levels of this expert."""
         (own,) = self.experts[player].players()
         return self.experts[player].loss(own.name, batch, rng, shared)
+
+    def pieces(
+        self, player: str, batch: Batch, rng: Generator, shared: Generator, num: int
+    ) -> list[tuple[int, Callable[[], Loss]]]:
+        """The same in pieces, as `Finetune.pieces`."""
+        (own,) = self.experts[player].players()
+        return self.experts[player].pieces(own.name, batch, rng, shared, num)
 
     def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
         """The plain loss at quantiles of all levels, each by the expert that it asks."""

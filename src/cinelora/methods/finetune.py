@@ -3,8 +3,9 @@
 In: a Denoiser with adapters in it, a Process. Out: Loss of a Batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +14,7 @@ from cinelora.contracts.flow import Batch, Loss, Noised
 from cinelora.contracts.roles import Denoiser, Player, Process
 from cinelora.lora.adapters import Adapters
 from cinelora.methods.denoising import arranged, learned, put_into_training
+from cinelora.methods.rows import rows_of_batch, rows_of_noised, rows_of_table, runs_of
 from cinelora.noise.loss import mean_part
 
 PLAYER = "adapter"
@@ -38,11 +40,33 @@ class Finetune:
 
         With a share r of motion: (1 - r) of it, and r of `motion_error`.
         """
+        ((_, loss),) = self.pieces(player, batch, rng, shared, 1)
+        return loss()
+
+    def pieces(
+        self, player: str, batch: Batch, rng: Generator, shared: Generator, num: int
+    ) -> list[tuple[int, Callable[[], Loss]]]:
+        """The same in `num` pieces, each with its number of clips: all is drawn now, and predicted when it is asked."""
         put_into_training(self.denoiser, True)
         conditions = self.denoiser.condition(batch, rng)
         batch = arranged(batch, self.denoiser)
-        noised = self.process.noise(batch.latents, rng)
-        return self.compare(noised, conditions, batch, motion_loss=self.motion_loss)
+        noised = self.process.noise(batch.latents, rng, batch.seat)
+        count, motion = len(batch.latents), self.motion_loss
+        if num == 1:
+            return [(count, partial(self.compare, noised, conditions, batch, motion_loss=motion))]
+        return [
+            (
+                rows.stop - rows.start,
+                partial(
+                    self.compare,
+                    rows_of_noised(noised, rows),
+                    rows_of_table(conditions, rows, count),
+                    rows_of_batch(batch, rows),
+                    motion_loss=motion,
+                ),
+            )
+            for rows in runs_of(count, num)
+        ]
 
     def held_out_loss(self, batch: Batch, quantiles: Tensor, rng: Generator) -> Loss:
         """The same loss at given quantiles B of time, whole conditions, no dropout, no gradient."""

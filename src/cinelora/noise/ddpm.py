@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Generator, Tensor
 
-from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.flow import Batch, Loss, Noised, Seat
 from cinelora.contracts.roles import Sampler
 from cinelora.noise.discrete import open_discrete, refuse_places
 from cinelora.noise.gaussian import noise_like
@@ -64,9 +64,9 @@ class Ddpm:
         self.levels = levels_of(options)
         self.alphas = self.table[self.levels]
 
-    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+    def noise(self, clean: Tensor, rng: Generator, seat: Seat | None = None) -> Noised:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
-        u = self.timesteps.draw(len(clean), rng)
+        u = self.timesteps.draw(len(clean), rng, seat)
         return self.mix(clean, self._like(clean, rng), self.whole(u))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.flow import Batch, Loss, Noised, Seat
 from cinelora.noise.ddpm import Ddpm
 from cinelora.noise.discrete import refuse_places
 from cinelora.noise.gaussian import noise_like
@@ -58,13 +58,13 @@ class Edm:
         self.timesteps = Timesteps(options, rank=rank, world=world)
         self.script = Ddpm(options, rank=rank, world=world) if options.compat == "ddpm" else None
 
-    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+    def noise(self, clean: Tensor, rng: Generator, seat: Seat | None = None) -> Noised:
         """Draw a level for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
         if self.script is not None:
-            t = self.script.whole(self.timesteps.draw(len(clean), rng))
+            t = self.script.whole(self.timesteps.draw(len(clean), rng, seat))
             return self.script.mix(clean, self._offset(clean, rng), t)
         # In float64: in fp32 a quantile can be 1, whose level has no end.
-        sigma = self._level(self.timesteps.quantiles(len(clean), rng), self.options.p_mean, self.options.p_std)
+        sigma = self._level(self.timesteps.quantiles(len(clean), rng, seat), self.options.p_mean, self.options.p_std)
         return self.mix(clean, noise_like(clean, rng, shared=self.options.frame_share), sigma.to(clean.device))
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.flow import Batch, Loss, Noised, Seat
 from cinelora.noise.gaussian import noise_like
 from cinelora.noise.loss import squared_error
 from cinelora.noise.options import NoiseOptions
@@ -24,9 +24,9 @@ class Flow:
         self.options = options
         self.timesteps = Timesteps(options, rank=rank, world=world)
 
-    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+    def noise(self, clean: Tensor, rng: Generator, seat: Seat | None = None) -> Noised:
         """Draw a time for each clip and noise it. With `rng` on the CPU, numbers do not depend on the device."""
-        sigma = self.timesteps.draw(len(clean), rng)
+        sigma = self.timesteps.draw(len(clean), rng, seat)
         noise = noise_like(clean, rng, shared=self.options.frame_share)
         return self.mix(clean, noise, sigma.to(clean.device))
 

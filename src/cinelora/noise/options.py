@@ -163,13 +163,12 @@ class NoiseOptions(Options):
     )
     stratified: bool = option(
         True,
-        "spread the times of one micro-batch (over all ranks) evenly instead of drawing each alone; steadier losses",
+        "spread the times of one step's clips (over all micros and GPUs) evenly, not each drawn alone; steadier losses",
     )
     strata: Literal["fine", "ranks"] = option(
         "fine",
-        "how times are spread: `fine` = every clip of the micro-batches of all ranks has an equal part of the range "
-        "for itself; `ranks` = every rank keeps to one part of it (EasyAnimate's uniform_sampling; no effect on one "
-        "GPU)",
+        "how times are spread: `fine` = every clip of a step has an equal part of the range for itself; `ranks` = each "
+        "rank keeps to one part of it (EasyAnimate's uniform_sampling; no effect on one GPU)",
         only_if=("stratified", (True,)),
     )
     t_min: float = option(

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from cinelora.base.errors import Problem, RecipeError
-from cinelora.contracts.flow import Batch, Loss, Noised
+from cinelora.contracts.flow import Batch, Loss, Noised, Seat
 from cinelora.contracts.roles import Sampler
 from cinelora.noise.ddpm import Ddpm
 from cinelora.noise.loss import averaged, weighted
@@ -40,9 +40,9 @@ class Sigma:
         self.of_clean = self.betas * before.sqrt() / (1 - alphas)
         self.of_x = (1 - before) * (1 - self.betas).sqrt() / (1 - alphas)
 
-    def noise(self, clean: Tensor, rng: Generator) -> Noised:
+    def noise(self, clean: Tensor, rng: Generator, seat: Seat | None = None) -> Noised:
         """Draw a time for each clip and noise it."""
-        return self.plain.noise(clean, rng)
+        return self.plain.noise(clean, rng, seat)
 
     def at(self, clean: Tensor, t: Tensor, rng: Generator) -> Noised:
         """Noise to given quantiles `t` B in [0, 1] of the trained range."""

@@ -1,6 +1,6 @@
 """Owns which noise levels are drawn: quantile -> scheme -> shift -> sigma, and the way back.
 
-In: numbers in [0, 1), evenly spread over a global batch. Out: sigma in [t_min, t_max), larger = noisier.
+In: numbers in [0, 1), evenly spread over the clips of a step. Out: sigma in [t_min, t_max), larger = noisier.
 
 The schemes are those of Esser et al. 2024 ("Scaling Rectified Flow Transformers", SD3), section 3.1, written as
 quantile functions so that an even spread of quantiles stays an even spread under every scheme.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from cinelora.contracts.flow import Seat
 from cinelora.noise.options import NoiseOptions
 
 Map = Callable[[Tensor], Tensor]
@@ -79,17 +80,18 @@ class Timesteps:
         self.q_low = inverse(self.scheme, self.u_low) if options.t_min > 0 else 0.0
         self.q_high = inverse(self.scheme, self.u_high) if options.t_max < 1 else 1.0
 
-    def draw(self, count: int, rng: Generator) -> Tensor:
-        """`count` sigmas for this rank, fp32."""
-        q = self.quantiles(count, rng)
+    def draw(self, count: int, rng: Generator, seat: Seat | None = None) -> Tensor:
+        """`count` sigmas for the clips of one micro, fp32."""
+        q = self.quantiles(count, rng, seat)
         return self._sigma(self.scheme(self.q_low + q * (self.q_high - self.q_low)))
 
-    def quantiles(self, count: int, rng: Generator) -> Tensor:
+    def quantiles(self, count: int, rng: Generator, seat: Seat | None = None) -> Tensor:
         """`count` numbers in [0, 1), float64.
 
-        Stratified: the global batch of W ranks x `count` clips is cut into as many equal strata; this rank holds
-        every W-th of them (so that its own clips span the whole range too), in random order, one draw in each. With
-        strata "ranks" it draws all of them freely from its `stratum` instead.
+        Stratified: a step of G micros of `count` clips has G x `count` equal strata; the micro of seat g holds every
+        G-th of them from g on (so that its own clips span the whole range too), in random order, one draw in each.
+        Whose micro it is has no say, so that as many micros on other numbers of ranks have the same times. Without a
+        seat, a step is one micro of every rank. With strata "ranks" all are drawn freely from the rank's `stratum`.
         """
         within = torch.rand(count, generator=rng, dtype=torch.float64)
         if not self.options.stratified:
@@ -98,8 +100,9 @@ class Timesteps:
             times = self.options.num_levels
             low, high = stratum(self.rank, self.world, times)
             return (low + (high - low) * within) / times
-        strata = torch.randperm(count, generator=rng) * self.world + self.rank
-        return (strata + within) / (count * self.world)
+        seat = seat or Seat(self.rank, self.world)
+        strata = torch.randperm(count, generator=rng) * seat.of + seat.number
+        return (strata + within) / (count * seat.of)
 
     def at(self, quantiles: Tensor) -> Tensor:
         """Sigmas at given places of the range (0 = t_min, 1 = t_max), even in u: the same for every scheme.

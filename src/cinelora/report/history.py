@@ -51,7 +51,16 @@ class History:
         return min(self.held_out, key=lambda one: one.loss, default=None)
 
 
-CURVES = ("loss", "lr", "grad_norm", "clips_per_second", "data_wait_share")
+CURVES = (
+    "loss",
+    "lr",
+    "grad_norm",
+    "clips_per_second",
+    "data_wait_share",
+    "transfer_wait_share",
+    "tokens_per_second",
+    "mfu",
+)
 
 
 def history(events: Sequence[Event], *, num_steps: int | None = None) -> History:

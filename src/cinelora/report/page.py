@@ -88,7 +88,10 @@ def trained(run: Run, so_far: History) -> str:
 
 def _tiles(run: Run, so_far: History) -> Markup | None:
     loss, speed = so_far.curves["loss"], [value for _, value in so_far.curves["clips_per_second"]]
-    waiting = [value for _, value in so_far.curves["data_wait_share"]]
+    waiting, copying, tokens, mfu = (
+        [value for _, value in so_far.curves[name]]
+        for name in ("data_wait_share", "transfer_wait_share", "tokens_per_second", "mfu")
+    )
     of = f"of {so_far.num_steps:,}" if so_far.num_steps else ""
     tiles = (
         [tile("steps", f"{so_far.step:,}", of), tile("time", duration(so_far.seconds), "pauses left out")]
@@ -101,7 +104,11 @@ def _tiles(run: Run, so_far: History) -> Markup | None:
         tiles.append(tile("training loss, last", number(smoothed(loss)[0][-1][1]), "smoothed"))
     if speed:
         share = f", {median(waiting):.0%} waiting for data" if waiting and median(waiting) >= 0.005 else ""
+        share += f", {median(copying):.0%} for copies" if copying and median(copying) >= 0.005 else ""
         tiles.append(tile("clips per second", number(float(f"{median(speed):.3g}")), "median step" + share))
+    if tokens:
+        under = f"{median(mfu):.0%} of the GPU's peak (MFU)" if mfu else "median step"
+        tiles.append(tile("tokens per second", f"{median(tokens):,.0f}", under))
     if run.rows:
         counts = {status: sum(row.status == status for row in run.rows) for status in (USED, HELD_OUT, LEFT_OUT)}
         under = ", ".join(f"{counts[status]:,} {status}" for status in (HELD_OUT, LEFT_OUT) if counts[status])

@@ -51,21 +51,29 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def save_checkpoint(folder: Path, learners: Iterable[Learner], state: Mapping[str, Any], *, kept: bool = False) -> Path:
+def save_checkpoint(
+    folder: Path,
+    learners: Iterable[Learner],
+    state: Mapping[str, Any],
+    *,
+    optimizers: Mapping[str, Any] | None = None,
+    kept: bool = False,
+) -> Path:
     """Write the checkpoint of `state["step"]`; one that is `kept` is never pruned.
 
-    Raises RunError where the disk is full or read-only.
+    `optimizers` are the learners' states, where they had to be asked of all ranks. Raises RunError where the disk is
+    full or read-only.
     """
     learners = list(learners)
     path = folder / folder_name(state["step"])
-    optimizers = io.BytesIO()
-    torch.save({one.name: one.state() for one in learners}, optimizers)
+    states = io.BytesIO()
+    torch.save(optimizers or {one.name: one.state() for one in learners}, states)
     with whole_folder(path) as inside:
         (inside / ADAPTERS).write_bytes(save(_flat({one.name: one.parameters for one in learners}), {"format": "pt"}))
         averages = _flat({one.name: one.average.tensors for one in learners if one.average})
         if averages:
             (inside / AVERAGES).write_bytes(save(averages, {"format": "pt"}))
-        (inside / OPTIMIZERS).write_bytes(optimizers.getbuffer())
+        (inside / OPTIMIZERS).write_bytes(states.getbuffer())
         (inside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         if kept:
             (inside / KEPT).touch()

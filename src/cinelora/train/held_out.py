@@ -42,15 +42,22 @@ class HeldOut:
     def score(self, method: Method, batch: MakeBatch, place: Place) -> Score:
         """Take the loss now; ranks share the clips. Every clip counts the same."""
         sums, clips = [0.0] * len(self.quantiles), 0
-        for slots in self._micros[place.rank :: place.world]:
+        for slots, counts in self._shared(place):
             names = [slot.name for slot in slots]
             whole = place.move(batch(slots, torch_rng(self._seed, "held out", "moments", *names)))
-            clips += len(slots)
-            for k, quantile in enumerate(self.quantiles):
-                sums[k] += len(slots) * self._loss(method, whole, quantile, place)
+            found = [self._loss(method, whole, quantile, place) for quantile in self.quantiles]
+            if counts:
+                clips += len(slots)
+                sums = [total + len(slots) * loss for total, loss in zip(sums, found, strict=True)]
         means = [place.mean(total / max(1, clips), clips) for total in sums]
         by_quantile = {f"{quantile:.3f}": mean for quantile, mean in zip(self.quantiles, means, strict=True)}
         return Score(sum(means) / len(means), by_quantile)
+
+    def _shared(self, place: Place) -> list[tuple[Sequence[Slot], bool]]:
+        """The micros of this rank, which count; ranks that share the base take equally many, some for nothing."""
+        mine = [(slots, True) for slots in self._micros[place.rank :: place.world]]
+        most = -(-len(self._micros) // place.world)
+        return mine + [(self._micros[0], False)] * (most - len(mine) if place.sharded else 0)
 
     def _loss(self, method: Method, batch: Batch, quantile: float, place: Place) -> float:
         """Mean over the noises, which are the same at every quantile."""

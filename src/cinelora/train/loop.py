@@ -1,33 +1,39 @@
 """Owns the loop: micros to gradients to steps, with everything that happens between steps.
 
 In: `Work` (method, batches, options, place, folder of checkpoints). Out: a `Result`; trained parameters stay in the
-method's players, checkpoints on disk, events with whoever listens. Every draw is named by (seed, step, micro, rank),
-so a run that was killed and resumed is, number by number, the run that was not.
+method's players, checkpoints on disk, events with whoever listens. Every draw is named by (seed, step, micro), micros
+counted over all ranks, so a run that was killed and resumed is, number by number, the run that was not, also on others.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import cinelora
-from cinelora.base.errors import Problem, RunError
-from cinelora.base.log import logger, progress
-from cinelora.base.seeds import seed_of, torch_rng
-from cinelora.contracts.roles import Method
+from cinelora.base.errors import Problem, RecipeError, RunError
+from cinelora.base.log import console, logger, progress
+from cinelora.contracts.roles import Method, Player
+from cinelora.engine.flops import peak_of
+from cinelora.engine.options import MemoryOptions
+from cinelora.train.alike import refuse_apart
 from cinelora.train.checkpoint import latest, load_checkpoint, mark_best, prune, read_state, save_checkpoint
+from cinelora.train.gather import Gather
 from cinelora.train.held_out import HeldOut, MakeBatch
-from cinelora.train.meters import StepMeter
+from cinelora.train.meters import StepMeter, in_short
 from cinelora.train.optim import Learner
 from cinelora.train.options import TrainOptions
-from cinelora.train.place import Place
-from cinelora.train.same_run import Micros, refuse_other_run, tell_changes, what_must_stay
+from cinelora.train.place import Place, hearing_of_others
+from cinelora.train.probe import Relieve, nothing_left
+from cinelora.train.same_run import Micros, Ranks, refuse_other_run, tell_changes, what_must_stay
 from cinelora.train.schedules import kept_counts, total_steps
 from cinelora.train.signals import Stop
+from cinelora.train.zero import ZeroLearner
 
 MAX_SKIPPED = 10
 """So many steps in a row that are not finite stop a run that skips them."""
@@ -35,7 +41,10 @@ MAX_SKIPPED = 10
 
 @dataclass(frozen=True)
 class Hook:
-    """Something to do after every `every_steps` steps (0 = never), such as a preview; only on the first rank."""
+    """Something to do after every `every_steps` steps (0 = never), such as a preview.
+
+    On the first rank; while ranks hold pieces of the base on all of them, as none can ask it without the others.
+    """
 
     every_steps: int
     call: Callable[[int], None]
@@ -49,7 +58,13 @@ def _nobody(kind: str, **facts: Any) -> None:
 class Work:
     """What a Trainer is given.
 
-    `tell(kind, **facts)` hears of start, resume, step, skip, held_out, checkpoint, stop and end, on the first rank.
+    `tell(kind, **facts)` hears of start, resume, step, relief, skip, held_out, checkpoint, stop and end, on the first
+    rank.
+    `num_workers` threads read `prefetch_micros` ahead; `probes` says whether the largest micro is tried out first;
+    `relieve` makes room where memory is full and micros cannot be divided; `tokens` counts those of latents B C T H W;
+    `counts_flops` is false where counting would change what is measured; `fused` is [speed]'s choice, settled.
+    `lanes` is how many micros count as worked on side by side (`same_run.lanes_of`), 0 one for each rank; `bound` what
+    binds the run to its number of ranks.
     """
 
     method: Method
@@ -61,6 +76,21 @@ class Work:
     held_out: HeldOut | None = None
     tell: Callable[..., None] = _nobody
     hooks: Sequence[Hook] = ()
+    lanes: int = 0
+    bound: str = ""
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    num_workers: int = 0
+    prefetch_micros: int = 2
+    probes: bool = False
+    relieve: Relieve = nothing_left
+    tokens: Callable[[Tensor], int] | None = None
+    counts_flops: bool = True
+    fused: bool = False
+
+    def tell_first(self, kind: str, **facts: Any) -> None:
+        """Tell an event, on the first rank."""
+        if self.place.first:
+            self.tell(kind, **facts)
 
 
 @dataclass(frozen=True)
@@ -79,15 +109,28 @@ class Trainer:
 
     def __init__(self, work: Work):
         self.work = work
+        self._ranks = Ranks(work.place.world, work.lanes or work.place.world, work.bound)
+        self._refuse_lanes()
         self.total = total_steps(work.options, work.batches.micros_per_epoch)
         self.step = 0
         by_steps = kept_counts(work.options, work.batches.micros_per_epoch)
         self._kept = by_steps if work.options.kept == "checkpoint" else []
-        self.learners = {player.name: Learner(player, work.options) for player in work.method.players()}
+        self.learners = {player.name: self._learner(player) for player in work.method.players()}
         self._best: dict[str, float] | None = None
         self._skipped = 0
         self._saved: int | None = None
         self._scored: int | None = None
+        self._compared: set[str] = set()
+        self._gather = Gather(work, self._ranks.lanes)
+        self._peak, self._note = peak_of(work.place.device), ""
+
+    def _learner(self, player: Player) -> Learner:
+        work, on_host = self.work, self.work.memory.optimizer == "cpu"
+        if work.place.zero:
+            learner = ZeroLearner(player, work.options, work.place, on_host=on_host, fused=work.fused)
+            console.print(learner.told)
+            return learner
+        return Learner(player, work.options, on_host=on_host, fused=work.fused)
 
     def resume(self) -> int:
         """Go back to the newest checkpoint, if there is one; gives back its step, else 0.
@@ -98,7 +141,7 @@ class Trainer:
         if path is None:
             return 0
         state = read_state(path)
-        refuse_other_run(path, state, self._same())
+        refuse_other_run(path, state, self._same(), self._ranks)
         tell_changes(state, self.work.options, self.total)
         if state["step"] > self.total:
             found, do = f"{state['step']} made, {self.total} wanted", "set train.steps to more, or start a new run"
@@ -115,17 +158,20 @@ class Trainer:
     def run(self) -> Result:
         """Train to the end, or until a signal asks to stop. Raises RunError where numbers are not finite."""
         self._tell("resume" if self.step else "start", step=self.step, steps=self.total, **self._facts())
-        with Stop() as stop, progress("training", self.total, done=self.step) as advance:
+        bar = progress("training", self.total, done=self.step)
+        with Stop() as stop, hearing_of_others(), bar as advance, closing(self._gather):
             # Before the first step, and where a signal came in the way of an evaluation that was due.
             if self.step < self.total and self._hold_out():
                 self._saved = None
                 self._save()
+            self._probe()
+            self._gather.begin(self.step, self.total)
             while self.step < self.total:
                 loss = self._take_step(self.step + 1)
                 self.step += 1
                 stopping = self.step < self.total and self.work.place.any(stop.asked)
                 self._between(stopping=stopping)
-                advance(note="skipped" if loss is None else f"loss {loss:.4f}")
+                advance(note="skipped" if loss is None else self._note)
                 if stopping:
                     break
         stopped = self.step < self.total
@@ -146,33 +192,15 @@ class Trainer:
         """One optimizer step of everyone whose turn it is; gives back the last loss, None where it was skipped."""
         loss = None
         for name in self.work.method.turns(number):
-            try:
-                loss = self._learn(self.learners[name], number)
-            except torch.OutOfMemoryError as error:
-                do = "set train.gradient_checkpointing = true, or lower train.micro_size, data.frames or data.size"
-                raise RunError(Problem("the GPU's memory is full", found=str(error).split(". ")[0], do=do)) from error
+            learner = self.learners[name]
+            loss = self._apply(learner, number, self._gather.gradients(learner, number))
         return loss
 
-    def _learn(self, learner: Learner, number: int) -> float | None:
-        options, place, meter = self.work.options, self.work.place, StepMeter()
-        first = (number - 1) * options.accumulation
-        micros = [self.work.batches.micro(first + k) for k in range(options.accumulation)]
-        clips = sum(map(len, micros))
-        learner.clear()
-        for k, slots in enumerate(micros):
-            named = (learner.name, number, k, place.rank)
-            rng = torch_rng(options.seed, "train", *named)
-            shared = torch_rng(options.seed, "shared", *named[:-1])
-            with meter.waiting():
-                batch = place.move(self.work.batch(slots, rng))
-            # Dropout inside modules can only draw from the global generator: it is set anew for every micro.
-            torch.manual_seed(seed_of(options.seed, "module", *named))
-            with place.autocast():
-                loss = self.work.method.loss(learner.name, batch, rng, shared)
-            place.backward(loss.value * (len(slots) / clips))
-            meter.add(loss, batch.names, len(slots))
-        place.average_gradients(learner.gradients(), clips)
-        return self._apply(learner, number, meter)
+    def _probe(self) -> None:
+        """Try the largest micro out, where that is wanted and known."""
+        largest = getattr(self.work.batches, "largest", None)
+        if self.work.probes and largest is not None:
+            self._gather.probe(list(self.learners.values()), largest())
 
     def _apply(self, learner: Learner, number: int, meter: StepMeter) -> float | None:
         """Step with the gathered gradients, or not where they are not finite."""
@@ -186,8 +214,13 @@ class Trainer:
         self._skipped = 0
         lr = learner.rate(number - 1, self.total)
         learner.step(lr, place.scaler, number)
+        if learner.name not in self._compared:
+            refuse_apart(learner.parameters, place, number)
+            self._compared.add(learner.name)
         loss = place.mean(meter.loss(), meter.clips)
-        facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **meter.speed(place.world)}
+        speed = meter.speed(place.world, peak=self._peak)
+        facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **speed}
+        self._note = in_short(loss, speed)
         terms = {"terms": found} if (found := meter.terms()) else {}
         self._tell("step", step=number, epoch=self._epoch(number), **facts, **terms)
         return loss
@@ -214,7 +247,7 @@ class Trainer:
         every = options.save_every_steps
         if improved or stopping or step == self.total or (every and step % every == 0) or self._is_kept():
             self._save()
-        if stopping or not self.work.place.first:
+        if stopping or not self.work.place.asking:
             return
         for hook in self.work.hooks:
             if hook.every_steps and step % hook.every_steps == 0:
@@ -244,8 +277,12 @@ class Trainer:
         if self._saved == self.step:
             return
         place, folder = self.work.place, self.work.checkpoints
+        for learner in self.learners.values():
+            refuse_apart(learner.parameters, place, self.step)
+        optimizers = {name: learner.state() for name, learner in self.learners.items()}  # of all ranks, where cut up
         if place.first:
-            path = save_checkpoint(folder, self.learners.values(), self._state(), kept=self._is_kept())
+            learners, kept = self.learners.values(), self._is_kept()
+            path = save_checkpoint(folder, learners, self._state(), optimizers=optimizers, kept=kept)
             if self._best:
                 mark_best(folder, self._best)
             best_step = int(self._best["step"]) if self._best else None
@@ -255,13 +292,21 @@ class Trainer:
         place.meet()
 
     def _same(self) -> dict[str, Any]:
-        return what_must_stay(self.work.options, self.work.batches, world=self.work.place.world, players=self.learners)
+        return what_must_stay(self.work.options, self.work.batches, ranks=self._ranks, players=self.learners)
+
+    def _refuse_lanes(self) -> None:
+        """Raise RecipeError where ranks that share the base would not ask it equally often."""
+        ranks, varies = self._ranks, getattr(self.work.method, "asks_vary", False)
+        if self.work.place.sharded and varies and ranks.lanes % ranks.world:
+            what, do = "ranks that share the base must ask it equally often, side by side", "start a run of its own"
+            found = f"{ranks.lanes} micros side by side, {ranks.world} ranks"
+            raise RecipeError(Problem(what, found=found, where="train.num_lanes", do=do))
 
     def _state(self) -> dict[str, Any]:
         scaler = self.work.place.scaler
         return {
             "step": self.step,
-            "micro": self.step * self.work.options.accumulation,
+            "micro": self.step * self.work.options.accumulation * self._ranks.world,
             "epoch": self._epoch(self.step),
             "total_steps": self.total,
             "best": self._best,
@@ -285,8 +330,9 @@ class Trainer:
             "device": str(place.device),
             "precision": place.precision,
             "world": place.world,
+            "sharding": place.sharding,
+            "zero": place.zero.stage if place.zero else 0,
         }
 
     def _tell(self, kind: str, **facts: Any) -> None:
-        if self.work.place.first:
-            self.work.tell(kind, **facts)
+        self.work.tell_first(kind, **facts)

@@ -1,9 +1,10 @@
-"""Owns what is measured of one optimizer step: losses of all its micros, time, and the share spent waiting for data."""
+"""Owns what is measured of one optimizer step: losses of all its micros, time and what it went to, tokens, FLOPs."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ class StepMeter:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._waited = 0.0
+        self._moved = 0.0
+        self._moves: list[tuple[Any, Any]] = []
+        self._counted = self._moving = False
+        self.tokens = 0
+        """How many tokens the micros had, where somebody counts them."""
+        self.flops: int | None = 0
+        """What the micros took; None where that of one is not known."""
         self._each: list[Tensor] = []
         self._values: list[tuple[Tensor, int]] = []
         self._terms: dict[str, list[tuple[float | Tensor, int]]] = {}
@@ -31,6 +39,27 @@ class StepMeter:
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
+
+    @contextmanager
+    def moving(self, device: torch.device) -> Iterator[None]:
+        """Count the block as time in which a batch is copied to a device, which does nothing else then."""
+        self._moving = True
+        if device.type != "cuda":
+            began = time.perf_counter()
+            yield
+            self._moved += time.perf_counter() - began
+            return
+        marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
+        marks[0].record(torch.cuda.current_stream(device))
+        yield
+        marks[1].record(torch.cuda.current_stream(device))
+        self._moves.append(marks)
+
+    def worked(self, tokens: int, flops: int | None) -> None:
+        """Take in how much one micro was."""
+        self._counted = True
+        self.tokens += tokens
+        self.flops = None if flops is None or self.flops is None else self.flops + flops
 
     def add(self, loss: Loss, names: tuple[str, ...], clips: int) -> None:
         """Take in one micro of `clips` clips."""
@@ -57,11 +86,36 @@ class StepMeter:
         each = torch.cat(self._each).tolist()
         return [name for name, value in zip(self.names, each, strict=True) if not math.isfinite(value)]
 
-    def speed(self, world: int) -> dict[str, float]:
-        """Seconds since the step began, clips per second over all ranks, share of the time spent waiting for data."""
+    def speed(self, world: int, *, peak: float | None = None) -> dict[str, float]:
+        """Seconds since the step began, clips and tokens per second over all ranks, what each GPU does, what it waits.
+
+        `mfu` as `engine.flops` defines it, of a card whose `peak` is known. Ask once the device has been waited for.
+        """
         seconds = max(time.perf_counter() - self._began, 1e-9)
-        return {
+        found = {
             "seconds": round(seconds, 4),
             "clips_per_second": round(self.clips * world / seconds, 4),
             "data_wait_share": round(self._waited / seconds, 4),
         }
+        if self._moving:
+            moved = self._moved + sum(start.elapsed_time(end) for start, end in self._moves) / 1000
+            found["transfer_wait_share"] = round(moved / seconds, 4)
+        if self._counted:
+            found["tokens_per_second"] = round(self.tokens * world / seconds, 2)
+        if self._counted and self.flops:
+            found["tflops_per_second"] = float(f"{self.flops / seconds / 1e12:.4g}")
+            found |= {"mfu": round(self.flops / seconds / peak, 4)} if peak else {}
+        return found
+
+
+def in_short(loss: float, facts: Mapping[str, Any]) -> str:
+    """What the progress line says of a step."""
+    said = [f"loss {loss:.4f}"]
+    if "tokens_per_second" in facts:
+        said.append(f"{facts['tokens_per_second']:,.0f} tokens/s")
+    if "mfu" in facts:
+        said.append(f"{facts['mfu']:.0%} MFU")
+    for name, word in (("data_wait_share", "data"), ("transfer_wait_share", "copies")):
+        if facts.get(name, 0) >= 0.02:
+            said.append(f"{facts[name]:.0%} waiting for {word}")
+    return ", ".join(said)

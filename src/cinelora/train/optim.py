@@ -5,9 +5,10 @@ In: a player, the options. Out: a `Learner` that turns gradients into a step.
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,10 +17,14 @@ from torch.optim import Adam, AdamW, Optimizer
 from cinelora.base.errors import Problem, RunError, WeightsError
 from cinelora.contracts.roles import Player
 from cinelora.train.average import Average
+from cinelora.train.host_optimizer import HostOptimizer
 from cinelora.train.options import TrainOptions
 from cinelora.train.schedules import factor
 
-_OF_RECIPE = ("params", "lr", "share", "initial_lr", "betas", "beta3", "eps", "weight_decay")
+if TYPE_CHECKING:
+    from cinelora.train.place import Place
+
+_OF_RECIPE = ("params", "lr", "share", "initial_lr", "betas", "beta3", "eps", "weight_decay", "fused")
 """Entries of a group that the recipe decides; all others are the optimizer's own."""
 _LIKE_PARAMETERS = ("exp_avg", "exp_avg_sq", "state1", "state2")
 _OUTLIER, _MOST_SHORTENED = 5.0, 10.0
@@ -27,7 +32,11 @@ _OUTLIER, _MOST_SHORTENED = 5.0, 10.0
 
 
 def make_optimizer(
-    parameters: Mapping[str, nn.Parameter], options: TrainOptions, *, whole: Collection[str] = ()
+    parameters: Mapping[str, nn.Parameter],
+    options: TrainOptions,
+    *,
+    whole: Collection[str] = (),
+    fused: bool = False,
 ) -> Optimizer:
     """The recipe's optimizer over groups: matrices, which are decayed, and vectors (norms, biases), which are not.
 
@@ -48,7 +57,10 @@ def make_optimizer(
         matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
         kinds = ((matrices, options.weight_decay), (vectors, 0.0))
         groups += [{"params": found, "weight_decay": decay, "share": share} for found, decay in kinds if found]
-    return MAKERS[options.optimizer](groups, options)
+    made = MAKERS[options.optimizer](groups, options)
+    for group in made.param_groups if fused else ():
+        group["fused"] = True
+    return made
 
 
 Groups = list[dict[str, Any]]
@@ -125,12 +137,16 @@ def clip_limit(
 
 
 class Learner:
-    """A player with its optimizer and, where asked for, the average of its parameters."""
+    """A player with its optimizer and, where asked for, the average of its parameters.
 
-    def __init__(self, player: Player, options: TrainOptions):
+    `on_host`: the optimizer's state is in main memory, and its step is made there. `fused`: its step is one kernel.
+    """
+
+    def __init__(self, player: Player, options: TrainOptions, *, on_host: bool = False, fused: bool = False):
         self.name, self.lr = player.name, player.lr or options.lr
         self.parameters = dict(player.parameters)
-        self.optimizer = make_optimizer(self.parameters, options, whole=player.whole)
+        make = partial(make_optimizer, options=options, whole=player.whole, fused=fused)
+        self.optimizer = HostOptimizer(self.parameters, make) if on_host else make(self.parameters)
         averaged = options.ema_decay and player.averaged
         self.average = Average(self.parameters, options.ema_decay) if averaged else None
         own = {"schedule": player.schedule, "warmup_steps": player.warmup_steps}
@@ -148,6 +164,10 @@ class Learner:
         """The parameters in a fixed order."""
         return list(self.parameters.values())
 
+    def share(self, place: "Place", clips: int) -> None:
+        """Let every rank have the mean gradient over all ranks' clips, of which this one has `clips`."""
+        place.average_gradients(self.gradients(), clips)
+
     def clip(self, scaler: torch.amp.GradScaler | None, number: int) -> float:
         """Unscale, measure the norm of the whole gradient, shorten it for step `number` (from 1) as `clip_limit` says.
 
@@ -155,17 +175,21 @@ class Learner:
         """
         if scaler and self._asked:
             scaler.unscale_(self.optimizer)
-        options, parameters = self._options, self.gradients()
+        parameters = self.gradients()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        limit = clip_limit(
+        nn.utils.clip_grads_with_norm_(parameters, self.limit(float(norm), number), norm)
+        return float(norm)
+
+    def limit(self, norm: float, number: int) -> float:
+        """To which norm a gradient of step `number` (from 1) is shortened that has the norm `norm`."""
+        options = self._options
+        return clip_limit(
             number - 1,
-            float(norm),
+            norm,
             clip_norm=options.clip_norm,
             start_ratio=options.clip_norm_start_ratio,
             start_steps=options.clip_norm_start_steps,
         )
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return float(norm)
 
     def step(self, lr: float, scaler: torch.amp.GradScaler | None, number: int) -> None:
         """Make optimizer step `number` (from 1) and take it into the average; parts in full at their share of `lr`.

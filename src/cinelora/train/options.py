@@ -175,6 +175,28 @@ class TrainOptions(Options):
         "and not at its end alone: to try them while it goes on. Those at the end are proven to load",
         costs="training waits while the files are written, at every save_every_steps",
     )
+    sharding: Literal["none", "fsdp", "machine"] = option(
+        "none",
+        "how several GPUs hold the frozen base: `none` = each has all of it; `fsdp` = each has a part, and blocks are "
+        "put together when they are asked (FSDP2); `machine` = so among the GPUs of each machine, which spares the "
+        "network between machines. What learns is whole on every GPU",
+        costs="fsdp, machine: time of putting each block together, twice a step; the network decides how much",
+    )
+    zero: Literal[0, 1, 2] = option(
+        0,
+        "stage of DeepSpeed's ZeRO for what learns: each GPU holds a part of the optimizer's state (1), and of "
+        "averaged gradients (2). Needs `pip install cinelora[deepspeed]`, several GPUs and adam or adamw; what "
+        "`accelerate launch --use_deepspeed` asks for. For the base see sharding; the two go together. 0 = off",
+        costs="time of messages in each step; what learns is small, so that little memory is saved",
+    )
+    num_lanes: int = option(
+        0,
+        "how many micro-batches count as worked on side by side: they share a bucket wherever possible, and a "
+        "distillation's step that is learned; 0 = as many as there are GPUs at the run's start. A run on one GPU that "
+        "is to give the numbers of one on n takes n, with accumulation n times as large",
+        ge=0,
+        unit="micro-batches",
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU where there is one")
     num_threads: int = option(0, "CPU threads of torch; 0 leaves it to torch", ge=0, unit="threads")
 

@@ -4,22 +4,24 @@ In: the options, the environment of a launcher. Out: a `Place`. What engaged is 
 a launcher that starts two independent runs in place of one on two GPUs is found out here.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from cinelora.base.dtypes import DtypeName
+from cinelora.base.dtypes import DtypeName, torch_dtype
 from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.contracts.flow import Batch
+from cinelora.train.launcher import Sharding, asked_sharding, asked_world
 from cinelora.train.options import TrainOptions
+from cinelora.train.zero_asked import Zero, asked_zero
 
 _PATIENCE = InitProcessGroupKwargs(timeout=timedelta(hours=6))
 """How long ranks wait for each other: while the first draws previews the rest has nothing to do, and NCCL's own ten
@@ -28,15 +30,21 @@ minutes are less than that takes on a large base. A rank that died is seen by th
 
 @dataclass(frozen=True)
 class Place:
-    """Device, ranks and number format of a run."""
+    """Device, ranks and number format of a run. `sharding` says how ranks hold the base; `other` is another device.
+
+    `zero` says how DeepSpeed spreads the optimizers of what learns, where it does.
+    """
 
     accelerator: Accelerator
     precision: DtypeName
+    sharding: Sharding = "none"
+    other: torch.device | None = None
+    zero: Zero | None = None
 
     @property
     def device(self) -> torch.device:
         """Where this rank computes."""
-        return self.accelerator.device
+        return self.other or self.accelerator.device
 
     @property
     def rank(self) -> int:
@@ -54,12 +62,37 @@ class Place:
         return self.accelerator.is_main_process
 
     @property
+    def sharded(self) -> bool:
+        """True where ranks hold pieces of the base, so that all must ask it equally often."""
+        return self.sharding != "none"
+
+    @property
+    def asking(self) -> bool:
+        """True where this rank goes along when the first has something drawn: it is the first, or has a piece."""
+        return self.first or self.sharded
+
+    @property
+    def told(self) -> str:
+        """Who computes where, in words: as accelerate and torch.distributed themselves say."""
+        if self.world == 1:
+            return f"one process on {self.device}, {self.precision}"
+        kind, backend = self.accelerator.distributed_type.value, dist.get_backend()
+        return f"{dist.get_world_size()} ranks ({kind}, {backend}) on {self.device.type}, {self.precision}"
+
+    def apart(self) -> "Place":
+        """The CPU of this rank, for what it does by itself while the base is spread over all."""
+        return replace(self, sharding="none", other=torch.device("cpu"))
+
+    @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """Loss scaling, for fp16 only."""
         return self.accelerator.scaler
 
     def autocast(self) -> AbstractContextManager[None]:
         """The forward pass' number format."""
+        if self.other is not None:
+            lower = self.precision != "fp32"
+            return torch.autocast(self.other.type, torch_dtype(self.precision) if lower else None, enabled=lower)
         return self.accelerator.autocast()
 
     def move(self, batch: Batch) -> Batch:
@@ -91,7 +124,8 @@ class Place:
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         asked = [float(p.grad is not None) for p in parameters]
         flat = torch.cat([*(g.reshape(-1) * clips for g in grads), grads[0].new_tensor([*asked, clips])])
-        flat = self.accelerator.reduce(flat, reduction="sum")
+        with hearing_of_others():
+            flat = self.accelerator.reduce(flat, reduction="sum")
         *parts, ranks, total = flat.split([*(p.numel() for p in parameters), len(parameters), 1])
         for parameter, part, asking in zip(parameters, parts, ranks.tolist(), strict=True):
             parameter.grad = (part / total).view_as(parameter) if asking else None
@@ -100,26 +134,54 @@ class Place:
         """The mean over all ranks' clips of a number that this rank has for its own."""
         if self.world == 1:
             return value
-        total = self.accelerator.reduce(
-            torch.tensor([value * clips, clips], device=self.device, dtype=torch.float64), "sum"
-        )
+        mine = torch.tensor([value * clips, clips], device=self.device, dtype=torch.float64)
+        with hearing_of_others():
+            total = self.accelerator.reduce(mine, "sum")
         return float(total[0] / total[1])
 
     def any(self, fact: bool) -> bool:
         """True on every rank where it is true on one."""
         if self.world == 1:
             return fact
-        return bool(self.accelerator.reduce(torch.tensor([float(fact)], device=self.device), "sum")[0] > 0)
+        with hearing_of_others():
+            return bool(self.accelerator.reduce(torch.tensor([float(fact)], device=self.device), "sum")[0] > 0)
+
+    def gathered(self, mine: Tensor) -> Tensor:
+        """The tensor of every rank, stacked in a first dimension."""
+        if self.world == 1:
+            return mine[None]
+        with hearing_of_others():
+            return self.accelerator.gather(mine[None].contiguous())  # type: ignore[return-value]
 
     def meet(self) -> None:
         """Wait for all ranks."""
-        self.accelerator.wait_for_everyone()
+        with hearing_of_others():
+            self.accelerator.wait_for_everyone()
 
     def leave(self) -> None:
         """End the work together: a rank that exits while another still holds its connections can be aborted by them."""
         if self.world > 1:
             self.meet()
             self.accelerator.end_training()
+
+
+_BROKEN = ("gloo", "nccl", "connection", "timed out", "process group")
+"""What errors of torch.distributed speak of where the other end is gone; most have no class of their own."""
+
+
+@contextmanager
+def hearing_of_others() -> Iterator[None]:
+    """Tell a rank that is gone (torch's error of a broken connection, or of waiting too long) as such."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error).strip()
+        if not dist.is_initialized() or not any(word in said.lower() for word in _BROKEN):
+            raise
+        what, do = "another rank of this run is gone", "read its own message above; go on exactly with --resume"
+        raise RunError(Problem(what, found=said.splitlines()[0][:200], do=do)) from error
 
 
 def device_of(options: TrainOptions, *, number: int = 0) -> str:
@@ -136,8 +198,11 @@ def device_of(options: TrainOptions, *, number: int = 0) -> str:
     return f"cuda:{number % torch.cuda.device_count()}"
 
 
-def open_place(options: TrainOptions) -> Place:
-    """Find the device and join the other ranks. Raises RecipeError or RunError where that is not what was asked for."""
+def open_place(options: TrainOptions, *, draws_only: bool = False) -> Place:
+    """Find the device and join the other ranks; what `draws_only` holds the whole base, however it was trained.
+
+    Raises RecipeError or RunError where that is not what was asked for.
+    """
     cpu = device_of(options) == "cpu"
     if cpu and options.precision == "fp16":
         raise RecipeError(
@@ -150,56 +215,35 @@ def open_place(options: TrainOptions) -> Place:
         )
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    _refuse_sharding()
+    zero = asked_zero(options, draws_only=draws_only)
+    sharding = "none" if draws_only else asked_sharding(options.sharding)
+    if zero and zero.asked == 3 and sharding == "none":
+        sharding = "fsdp"
     precision = {"fp32": "no"}.get(options.precision, options.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         # accelerate keeps one precision per process; a second run in this process may want another. Ranks stay joined.
         AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[_PATIENCE])
-    place = Place(accelerator, options.precision)
+    place = Place(accelerator, options.precision, sharding, zero=zero)
     _refuse_alone(place)
     return place
 
 
-def _refuse_sharding() -> None:
-    """Every rank holds the whole base here, so a launcher that was told to spread it would be told so in vain."""
-    asked = [name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "false") == "true"]
-    if asked:
-        what, do = "the launcher asks for weights that are spread over GPUs, which is not done here", "leave it out"
-        problem = Problem(what, found=f"{asked[0]} (of `accelerate launch` or its configuration file)", do=do)
-        raise RunError(problem)
-
-
 def _refuse_alone(place: Place) -> None:
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    """Raise RunError where other processes were to work along and do not, or where nobody is there to share with."""
+    asked = asked_world()
     if asked != place.world:
         raise RunError(
             Problem(
-                "the launcher started several processes, but they do not work together",
+                "several processes were asked for, but they do not work together",
                 found=f"{place.world} joined",
-                allowed=f"{asked} (WORLD_SIZE)",
-                do="start with `accelerate launch` or `torchrun`; on the CPU set ACCELERATE_USE_CPU=true",
+                allowed=f"{asked} (WORLD_SIZE, or --num_processes of `accelerate launch`)",
+                do=f"start with `torchrun --nproc_per_node {asked} -m cinelora.cli train ...`, on CPUs, too",
             )
         )
-
-
-def settle(parts: Mapping[str, nn.Module], place: Place, *, gradient_checkpointing: bool, move: bool = True) -> None:
-    """Move the denoiser's parts to the place and let them compute activations twice where asked for.
-
-    Without `move` they stay where they are, for a denoiser that fetches them itself. Raises RecipeError where a part
-    cannot compute twice.
-    """
-    unable = [name for name, part in parts.items() if not hasattr(part, "enable_gradient_checkpointing")]
-    if gradient_checkpointing and unable:
-        raise RecipeError(
-            Problem(
-                "gradient checkpointing is not possible here",
-                found=f"{', '.join(unable)} cannot do it",
-                do="set train.gradient_checkpointing = false",
-            )
-        )
-    for part in parts.values():
-        if move:
-            part.to(place.device)
-        if gradient_checkpointing:
-            part.enable_gradient_checkpointing()  # type: ignore[operator]  # seen above
+    if place.zero and place.world == 1:
+        what, do = "there is nobody to share the optimizer with", "start several processes, or leave DeepSpeed out"
+        raise RunError(Problem(what, found=f"ZeRO-{place.zero.asked} in one process", do=do))
+    if place.sharded and place.world == 1:
+        what, do = "there is nobody to share the base with", 'start several processes, or set train.sharding = "none"'
+        raise RunError(Problem(what, found=f"train.sharding = {place.sharding!r} in one process", do=do))

@@ -9,7 +9,7 @@ from cinelora.base.errors import Problem, RecipeError
 from cinelora.train.options import DEFAULT_STEPS, TrainOptions
 
 
-def total_steps(options: TrainOptions, micros_per_epoch: int | None) -> int:
+def total_steps(options: TrainOptions, micros_per_epoch: float | None) -> int:
     """Optimizer steps of the whole run; epochs are rounded up to a whole step.
 
     Raises ValueError for epochs of a length that is not known, which a recipe of shards is refused for ahead of this.
@@ -22,7 +22,7 @@ def total_steps(options: TrainOptions, micros_per_epoch: int | None) -> int:
 
 
 def step_counts(
-    steps: int, epochs: float, micros_per_epoch: int | None, *, accumulation: int, instead: str
+    steps: int, epochs: float, micros_per_epoch: float | None, *, accumulation: int, instead: str
 ) -> list[int]:
     """Every how many steps something is due that is asked for by `steps`, by passes, by both (equal ones once), or not.
 
@@ -37,7 +37,7 @@ def step_counts(
     return sorted(found - {0})
 
 
-def kept_counts(options: TrainOptions, micros_per_epoch: int | None) -> list[int]:
+def kept_counts(options: TrainOptions, micros_per_epoch: float | None) -> list[int]:
     """Every how many steps an adapter is kept for good. Raises RecipeError for passes over a stream."""
     return step_counts(
         options.keep_every_steps,

@@ -92,7 +92,7 @@ def test_the_guides_command_becomes_its_recipe(tmp_path):
         "model.variant": "2b",
         "model.base": "THUDM/CogVideoX-2b",
         "model.dtype": "fp16",
-        "model.tiling": True,
+        "memory.vae_tiling": "on",
         "model.text_dropout": 0.0,
         "data.source.0.path": "hub:someone/some-clips",
         "data.source.0.media_root": "videos",

@@ -117,9 +117,11 @@ def test_a_pair_of_files(tmp_path):
         "train.gradient_checkpointing": True,
         "train.keep_every_epochs": 2,
         "run.folder": "runs/wan",
+        "memory.base": "streamed",
+        "memory.quantise": "fp8",
     }
     fates = {row.said[0].name: row.fate for row in rows}
-    assert fates["blocks_to_swap"] == fates["model.transformer_dtype"] == fates["min_ar"] == "elsewhere"
+    assert fates["min_ar"] == "elsewhere"
 
 
 def test_the_dataset_beside_the_training_file_is_read(tmp_path):

@@ -40,7 +40,11 @@ def test_words_are_those_of_a_shell(text, expected):
     assert words(text) == expected
 
 
-@given(st.lists(st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=8), min_size=1, max_size=5))
+# Windows' line ends are read as line ends, and fences as fences, wherever they stand.
+LETTERS = st.characters(codec="ascii", exclude_characters="\0\r")
+
+
+@given(st.lists(st.text(LETTERS, max_size=8).filter(lambda word: "```" not in word), min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_what_shlex_quotes_comes_back(found):
     assert words("x " + shlex.join(found)) == [["x", *found]]

@@ -113,7 +113,7 @@ _TRAINING = {
     "lr_num_cycles": Old("train.num_cycles", default="1", why="of cosine_with_restarts alone"),
     "lr_power": Old("train.power", default="1.0", why="of polynomial alone"),
     "enable_slicing": Old(fate="always", switch=True, why="clips are encoded one by one"),
-    "enable_tiling": Old("model.tiling", by="flag", default="unset", switch=True),
+    "enable_tiling": Old(switch=True, words={"set": {"memory.vae_tiling": "on"}, "unset": {}}),
 }
 
 _OPTIMIZER = {

@@ -7,7 +7,8 @@ musubi-tuner, docs/wan.md and docs/dataset_config.md.
 from cinelora.config.dialects.musubi_sources import DATASET_GIVEN, DATASET_JOINT, DATASET_SETTINGS
 from cinelora.config.importing.dialect import Dialect, Given, Joint, Old, Tables
 
-_MEMORY = "not here: the whole base lies on the GPU; fewer frames, a smaller size or accumulation save memory"
+_FP8 = "by row; weights are off by about 3 % of their size"
+_SWAP = "all frozen blocks wait in main memory, are copied ahead of use and never back"
 _BESIDE = "looked for beside model.base, or on the Hub where that is left out: put or link it there"
 _TEXT = "report and files say what the run was; model cards are made by `cinelora push`"
 _HUB = "`cinelora push RUN OWNER/NAME`, or report.hub; `hf auth login` beforehand"
@@ -54,15 +55,17 @@ _MODEL = {
     "one_frame": Old(
         fate="impossible", switch=True, default="unset", why="remove it: training on single target frames is not here"
     ),
-    "fp8_base": Old(fate="elsewhere", switch=True, why=_MEMORY),
-    "fp8_scaled": Old(fate="elsewhere", switch=True, why=_MEMORY),
+    "fp8_base": Old(switch=True, words={"set": {"memory.quantise": "fp8"}, "unset": {}}, why=_FP8),
+    "fp8_scaled": Old(switch=True, words={"set": {"memory.quantise": "fp8"}, "unset": {}}, why=_FP8),
     "fp8_t5": Old(fate="elsewhere", switch=True, why="the text encoder is in memory for the cache alone"),
-    "vae_cache_cpu": Old(fate="elsewhere", switch=True, why="model.tiling saves memory of the autoencoder"),
+    "vae_cache_cpu": Old(fate="elsewhere", switch=True, why="memory.vae_tiling saves memory of the autoencoder"),
     "force_v2_1_time_embedding": Old(
         fate="impossible", switch=True, default="unset", why="remove it: the base was not trained so"
     ),
-    "blocks_to_swap": Old(fate="elsewhere", why=_MEMORY),
-    "use_pinned_memory_for_block_swap": Old(fate="elsewhere", switch=True, why=_MEMORY),
+    "blocks_to_swap": Old(patterns=((r"^0*$", {}), (".", {"memory.base": "streamed"})), why=_SWAP),
+    "use_pinned_memory_for_block_swap": Old(
+        fate="always", switch=True, why="main memory of a streamed base is page-locked"
+    ),
     "img_in_txt_in_offloading": Old(fate="dead", switch=True, why="of HunyuanVideo alone"),
     "disable_numpy_memmap": Old(fate="elsewhere", switch=True, why=_NO_SETTING),
     "guidance_scale": Old(fate="dead", why="of HunyuanVideo alone"),
@@ -139,7 +142,9 @@ _TRAINING = {
     "persistent_data_loader_workers": Old(fate="elsewhere", switch=True, why="not needed: batches come from the cache"),
     "seed": Old("train.seed"),
     "gradient_checkpointing": Old("train.gradient_checkpointing", by="flag", default="unset", switch=True),
-    "gradient_checkpointing_cpu_offload": Old(fate="elsewhere", switch=True, why=_MEMORY),
+    "gradient_checkpointing_cpu_offload": Old(
+        switch=True, words={"set": {"memory.activations": "offload"}, "unset": {}}
+    ),
     "gradient_accumulation_steps": Old("train.accumulation", default="1"),
     "mixed_precision": Old(
         words={
@@ -195,13 +200,13 @@ _TRAINING = {
 }
 
 _SPEED = {
+    "compile": Old(switch=True, words={"set": {"speed.compile": True}, "unset": {}}, why="block by block"),
     **dict.fromkeys(
         ("sdpa", "flash_attn", "sage_attn", "xformers", "flash3", "split_attn"),
         Old(fate="elsewhere", switch=True, why="no setting: torch's own attention"),
     ),
     **dict.fromkeys(
         (
-            "compile",
             "compile_fullgraph",
             "cuda_allow_tf32",
             "cuda_cudnn_benchmark",
