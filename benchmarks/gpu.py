@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cinelora.base.errors import RunError
 from cinelora.contracts.card import Family, Variant
 from cinelora.contracts.flow import Bucket, Encoded, Record, Slot
 from cinelora.contracts.roles import Denoiser
@@ -43,6 +44,7 @@ from cinelora.noise.registry import open_process
 from cinelora.train.loop import Trainer, Work
 from cinelora.train.options import TrainOptions
 from cinelora.train.place import open_place
+from cinelora.train.probe import FULL
 
 RANK = 32
 PLAIN = "plain diffusers + peft"
@@ -297,7 +299,9 @@ def measured(case: Case, run: Any, num_steps: int) -> Figure:
     """A figure, or that memory was full; nothing stays behind."""
     try:
         return run(case, num_steps)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, RunError) as error:
+        if isinstance(error, RunError) and FULL not in str(error):
+            raise
         return Figure(case, PLAIN if run is plain else case.how, 0, None)
     finally:
         gc.collect()

@@ -14,7 +14,7 @@ from cinelora.commands.plan import DOES_NOT_FIT, FITS, as_table, gpu_of, planned
 from cinelora.commands.plan_memory import Acted
 from cinelora.config.load import load
 from cinelora.contracts.flow import Bucket
-from cinelora.engine.account import Account
+from cinelora.engine.account import CONTEXT_BYTES, MARGIN, Account
 
 RECIPE = """
 [model]
@@ -145,6 +145,35 @@ def test_exit_codes_and_words(tmp_path):
     assert "--gpu" in asked.output
 
 
+def test_what_is_left_out_is_told(tmp_path):
+    loaded = load(recipe(tmp_path, "fake/tiny"), [])
+    assert not any("--world" in note or "distillation" in note for note in planned(loaded, None).notes)
+    shared = load(recipe(tmp_path, "fake/tiny"), ["train.zero=2", "train.sharding=fsdp", "method.name=distill"])
+    notes = planned(shared, None).notes
+    assert any("train.sharding and train.zero" in note and "--world" in note for note in notes)
+    assert any("distillation counts as one micro" in note for note in notes)
+    assert not any("--world" in note for note in planned(shared, None, world=2).notes)
+
+
+def test_attention_a_third_time_is_among_the_changes(tmp_path):
+    """A card on which nothing cheaper is enough; and it is never taken back to less."""
+    loaded = load(recipe(tmp_path, "wan/tiny", rank=16), ["data.size=[512, 512]", "data.frames=[81]"])
+    acted = Acted(loaded)
+    train, memory = loaded.recipe.train, loaded.recipe.memory
+    bucket = Bucket(81, 512, 512)
+
+    def most(**update):
+        return acted.micro(bucket, train, memory.model_copy(update=update), num_clips=1).bytes
+
+    cheaper = {"optimizer": "cpu", "quantise": "int8", "base": "streamed", "activations": "offload"}
+    between = (most(**cheaper) + most(**cheaper, recompute="nested")) / 2
+    gigabytes = (between + CONTEXT_BYTES) / (1 - MARGIN) / 1e9
+    told = planned(loaded, gpu_of(f"{gigabytes}GB"))
+    assert 'memory.recompute = "nested"' in " ".join(change["set"] for change in told.changes)
+    nested = planned(load(recipe(tmp_path, "wan/tiny", rank=16), ["memory.recompute=nested"]), gpu_of("0.72GB"))
+    assert not any('"blocks"' in change["set"] for change in nested.changes)
+
+
 def test_time_is_told_of_a_card(tmp_path):
     file = recipe(tmp_path, "fake/tiny", more="[train]\nsteps = 100\n")
     told = planned(load(file, []), gpu_of("H200"))
@@ -153,7 +182,7 @@ def test_time_is_told_of_a_card(tmp_path):
     assert planned(load(file, []), None).seconds is None
 
 
-@pytest.mark.parametrize("text", ["much", "-3GB", "RTX 9999"])
+@pytest.mark.parametrize("text", ["much", "-3GB", "RTX 9999", "nan", "inf", "0", "1e400GB"])
 def test_gpus_that_are_not(text):
     with pytest.raises(RecipeError):
         gpu_of(text)

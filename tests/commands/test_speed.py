@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cinelora.commands.clips import encoder_of
 from cinelora.commands.speed import is_fused, lay_out, relief
 from cinelora.config.load import load
 from cinelora.engine.recompute import Twice
@@ -108,16 +109,56 @@ def test_relief_is_recomputing_where_that_is_left(tmp_path):
     assert relief(loaded(tmp_path, "train.gradient_checkpointing=true"), {"net": net})() == ""
 
 
+def test_relief_never_keeps_more_than_before(tmp_path):
+    net, kept = nn.Sequential(), "train.gradient_checkpointing=true"
+    net.blocks = nn.ModuleList(nn.ModuleDict({"attn": nn.Linear(4, 4)}) for _ in range(2))
+    attention = net.blocks[0]["attn"]
+    relieve = relief(loaded(tmp_path, kept), {"net": net})
+    assert "third time" in relieve()
+    assert isinstance(attention.forward, Twice)
+    assert isinstance(net.blocks[0].forward, Twice)
+    assert relieve() == ""
+    assert relief(loaded(tmp_path, kept, "memory.recompute=nested"), {"net": net})() == ""
+    assert relief(loaded(tmp_path, kept, "speed.compile=true"), {"net": net})() == ""
+    every = relief(loaded(tmp_path, kept, "memory.recompute=every"), {"net": net})
+    assert "every block" in every()
+    assert not isinstance(attention.forward, Twice)
+    assert "third time" in every()
+    assert every() == ""
+
+
 def test_autoencoders_are_laid_out_on_gpus_alone():
     class Tower:
         gives, net = ("mean", "logvar"), None
 
         def load(self, device):
-            self.net = nn.Conv3d(2, 2, 3)
+            self.net = nn.Sequential(nn.Conv3d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Linear(2, 2), nn.GroupNorm(1, 2))
 
     tower = Tower()
     lay_out([tower])
     tower.load("cpu")
-    assert tower.net.weight.is_contiguous()
+    assert all(weight.is_contiguous() for weight in tower.net.parameters())
     tower.load("cuda")  # only asked where it is to lie: nothing moves here
-    assert tower.net.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert tower.net[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert tower.net[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(weight.is_contiguous() for weight in tower.net[2:].parameters())
+
+
+def test_latents_of_an_autoencoder_with_layers_of_both_kinds_stay(tmp_path):
+    vae = next(one for one in encoder_of(loaded(tmp_path)).towers() if "mean" in one.gives)
+    vae.load("cpu")
+    assert {4, 5} <= {weight.ndim for weight in vae.net.parameters()}
+    pixels = torch.randn(3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = vae.moments(pixels)
+
+    class There:
+        gives, net = vae.gives, vae.net
+
+        def load(self, device):
+            """Its network is in memory."""
+
+    there = There()
+    lay_out([there])
+    there.load("cuda")
+    assert any(not weight.is_contiguous() for weight in vae.net.parameters())
+    torch.testing.assert_close(vae.moments(pixels), plain, rtol=1e-4, atol=1e-4)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cinelora.base.errors import Problem, RunError
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
@@ -62,3 +64,21 @@ def test_full_memory_is_a_row_not_an_end(bench):
     figure = bench.measured(bench.CASES[0], full, 1)
     assert figure.seconds is None
     assert "out of memory" in bench.line(figure, 1e12, {})
+
+
+def test_a_loop_that_finds_no_room_is_a_row_too(bench, monkeypatch):
+    """Ours catches the full memory itself, and ends with an error of its own; other errors are told."""
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(bench.Finetune, "pieces", full)
+    figure = bench.measured(bench.TINY[0], bench.ours, 1)
+    assert figure.seconds is None
+    assert figure.how == bench.TINY[0].how
+
+    def other(*args, **kwargs):
+        raise RunError(Problem("the loss is not finite"))
+
+    with pytest.raises(RunError, match="not finite"):
+        bench.measured(bench.TINY[0], other, 1)

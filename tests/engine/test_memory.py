@@ -13,7 +13,7 @@ from cinelora.engine.options import MemoryOptions
 from cinelora.engine.recompute import Twice, keep, units
 from cinelora.engine.recompute import recompute as recompute_
 from cinelora.engine.saved import keep_by
-from cinelora.engine.streamed import Block, Piece, Stream, stream
+from cinelora.engine.streamed import Block, Piece, Stream, _pages, stream
 from cinelora.families import registry
 from small_wan import CPU, SmallWan, wan
 
@@ -53,6 +53,24 @@ CASES = {
     "streamed, attention": {"base": "streamed", "recompute": "attention"},
     "streamed, every second, offload": {"base": "streamed", "recompute": "every", "activations": "offload"},
 }
+
+
+def test_waiting_for_blocks_is_measured():
+    streamed, resident = subject(base="streamed"), subject()
+    streamed.learned(steps=1)
+    resident.learned(steps=1)
+    assert streamed.fitted.waited() > 0
+    assert streamed.fitted.waited() == 0  # told once
+    assert resident.fitted.waited() == 0
+
+
+def test_memory_that_is_to_be_locked_shares_no_page():
+    runs = [_pages(1000) for _ in range(50)]
+    assert all(run.data_ptr() % 4096 == 0 for run in runs)
+    assert len({run.data_ptr() for run in runs}) == 50
+    for run in runs:
+        storage = run.untyped_storage()
+        assert run.data_ptr() + 4096 <= storage.data_ptr() + storage.nbytes()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,7 +4,9 @@ import pytest
 
 from cinelora.base.errors import RunError
 from cinelora.train import launcher
-from cinelora.train.launcher import asked_sharding, asked_world
+from cinelora.train.launcher import asked_sharding, asked_world, refuse_no_launcher
+from cinelora.train.options import TrainOptions
+from cinelora.train.place import open_place
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,24 @@ def test_what_is_not_done_is_refused(settings, words, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError, match=words):
         asked_sharding("fsdp")
+
+
+def test_a_world_without_a_launcher_is_refused(monkeypatch):
+    """Platforms export WORLD_SIZE as the number of machines: a plain start would wait for others, or fail."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for alone in (None, "1"):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        if alone:
+            monkeypatch.setenv("WORLD_SIZE", alone)
+        refuse_no_launcher()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for call in (refuse_no_launcher, lambda: open_place(TrainOptions(device="cpu"))):
+        with pytest.raises(RunError, match="no launcher started this one") as caught:
+            call()
+        assert "torchrun" in str(caught.value)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    refuse_no_launcher()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(RunError, match="no number of processes"):
+        refuse_no_launcher()

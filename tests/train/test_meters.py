@@ -62,6 +62,30 @@ def test_speed_says_what_was_done_and_what_was_waited_for(monkeypatch):
     assert in_short(0.5, found) == "loss 0.5000, 400 tokens/s, 30% MFU, 25% waiting for copies"
 
 
+def test_copies_of_the_network_are_waited_for_like_those_of_micros(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    meter = StepMeter()
+    with meter.moving(torch.device("cpu")):
+        now[0] += 1.0
+    now[0] += 3.0
+    meter.add(loss(1.0), ("a",), 1)
+    assert meter.speed(world=1, copied=2.0)["transfer_wait_share"] == 0.75
+
+
+def test_steps_tell_what_the_network_waited_for(tmp_path):
+    diary, asked = Diary(), []
+
+    def waited() -> float:
+        asked.append(True)
+        return 1e6 if len(asked) % 2 == 0 else 5e9  # what was before a step (previews) is asked and forgotten
+
+    trainer(tmp_path, {"steps": 2, "accumulation": 2}, tell=diary, waited=waited).run()
+    assert len(asked) == 4
+    for seconds, share in zip(diary.of("step", "seconds"), diary.of("step", "transfer_wait_share"), strict=True):
+        assert share * seconds == pytest.approx(1e6, rel=0.01)
+
+
 def test_flops_of_one_micro_that_are_not_known_leave_all_out():
     meter = StepMeter()
     meter.worked(10, 5)

@@ -48,6 +48,7 @@ def test_a_gpu_that_is_not_there_is_told():
 def test_processes_that_do_not_work_together_are_found_out(monkeypatch):
     place()
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(RunError, match="do not work together"):
         place()
 

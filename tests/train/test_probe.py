@@ -95,9 +95,12 @@ def test_ranks_that_share_the_base_do_not_divide():
         def pieces(self, *args):
             raise AssertionError("divided")
 
-    fitting = Fitting(Method(), together=True)
+    def relieve() -> str:
+        raise AssertionError("computes twice what others compute once, and so asks the base more often")
+
+    fitting = Fitting(Method(), relieve=relieve, together=True)
     fitting.pieces("a", Batch4(), None, None)
-    with pytest.raises(RunError):
+    with pytest.raises(RunError, match="gradient_checkpointing = true"):
         fitting.relieve("full")
 
 

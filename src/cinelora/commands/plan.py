@@ -14,10 +14,11 @@ from typing import Any
 
 from rich.table import Table
 
-from cinelora.base.errors import DataError, Problem, RecipeError
+from cinelora.base.errors import DataError, RecipeError
 from cinelora.base.log import open_console
 from cinelora.commands.clips import data_of, encoding_of, plan_of
 from cinelora.commands.memory import check_memory
+from cinelora.commands.plan_gpu import Gpu, gpu_of
 from cinelora.commands.plan_memory import Acted, Encoders, Micro, Phase
 from cinelora.config.load import Loaded, load
 from cinelora.contracts.flow import Bucket
@@ -27,7 +28,6 @@ from cinelora.data.cache_plan import in_words, tensor_bytes
 from cinelora.data.plan import Plan
 from cinelora.data.rules import source_weights
 from cinelora.engine.account import CONTEXT_BYTES, MARGIN
-from cinelora.engine.flops import CARDS, Card, card_named
 from cinelora.preview.options import preview_bucket
 from cinelora.train.schedules import total_steps
 
@@ -48,40 +48,10 @@ CHANGES: tuple[Change, ...] = (
     ("memory", {"quantise": "int8"}, "weights are rounded to 8 bits"),
     ("memory", {"base": "streamed"}, "as many bytes of main memory; hidden where steps are long"),
     ("memory", {"activations": "offload"}, "main memory; hidden where steps are long"),
+    ("memory", {"recompute": "nested"}, "attention is computed three times"),
     ("train", {"micro_size": 1}, "smaller micros; train.accumulation makes up for it"),
 )
 """What may make a recipe fit, the cheapest first: section, options, what it costs."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What is planned for; `card` None where nothing is known but the memory."""
-
-    gigabytes: float
-    card: Card | None = None
-    assumed: bool = False
-
-    @property
-    def room(self) -> int:
-        """Bytes that the account may fill: all but the margin."""
-        return int(self.gigabytes * 1e9 * (1 - MARGIN)) - CONTEXT_BYTES
-
-
-def gpu_of(text: str) -> Gpu:
-    """ "24GB" or a card's name, such as "H100". Raises RecipeError for neither."""
-    if card := card_named(text):
-        return Gpu(card.gigabytes, card)
-    number = text.lower().removesuffix("b").removesuffix("gi").removesuffix("g").strip()
-    try:
-        gigabytes = float(number)
-    except ValueError:
-        names = ", ".join(card.name for card in CARDS)
-        problem = Problem("no such GPU is known", found=text, allowed=f"its memory, such as 24GB, or one of {names}")
-        raise RecipeError(problem) from None
-    if gigabytes <= 0:
-        raise RecipeError(Problem("a GPU needs some memory", found=text, allowed="such as 24GB"))
-    alike = [card for card in CARDS if abs(card.gigabytes - gigabytes) < 0.5]
-    return Gpu(gigabytes, alike[-1] if alike else None, assumed=bool(alike))
 
 
 @dataclass
@@ -130,7 +100,7 @@ def plan(recipe: Path, *, sets: Sequence[str], gpu: str = "", world: int = 1, as
 def planned(loaded: Loaded, gpu: Gpu | None, *, world: int = 1) -> Told:
     """The whole plan of a recipe for `world` GPUs of a kind."""
     check_memory(loaded, sharded=loaded.recipe.train.sharding != "none")
-    told = Told(loaded.name, gpu=gpu, world=world)
+    told = Told(loaded.name, gpu=gpu, world=world, notes=list(_uncounted(loaded, world)))
     clips = _clips(loaded, told)
     buckets = _buckets(loaded, clips)
     acted, encoders = Acted(loaded, world=world), Encoders(loaded)
@@ -143,6 +113,16 @@ def planned(loaded: Loaded, gpu: Gpu | None, *, world: int = 1) -> Told:
     if gpu is not None and not told.fits:
         _propose(told, gpu, loaded, lambda changed: list(_below_the_cache(changed, acted, encoders, buckets)))
     return told
+
+
+def _uncounted(loaded: Loaded, world: int) -> Iterator[str]:
+    """What of the recipe the figures leave out."""
+    train = loaded.recipe.train
+    if loaded.recipe.method.name == "distill":
+        yield "a distillation counts as one micro of the generator: passes beside it, without gradients, take more time"
+    shared = [f"train.{name}" for name, on in (("sharding", train.sharding != "none"), ("zero", train.zero)) if on]
+    if shared and world == 1:
+        yield f"{' and '.join(shared)}: one GPU has nobody to share with; say how many work together: --world 8"
 
 
 def _micros(loaded: Loaded, acted: Acted, buckets: Sequence[Bucket]) -> list[Micro]:
@@ -294,6 +274,8 @@ def _advice(phase: Phase) -> dict[str, str]:
 
 def _changes_anything(loaded: Loaded, change: Change) -> bool:
     section = getattr(loaded.recipe, change[0])
+    if change[1] == {"recompute": "blocks"} and section.recompute == "nested":
+        return False  # which takes less memory as it is
     return any(getattr(section, name) != value for name, value in change[1].items())
 
 
@@ -353,7 +335,8 @@ def lines(told: Told) -> Iterator[Table | str]:
         mark = " <- limiting" if phase is told.limiting else ""
         table.add_row(phase.name, _gib(phase.bytes), phase.how + mark)
     yield table
-    yield f"main memory: about {_gib(told.main_memory_bytes)}" + _disk_told(told)
+    each = " for each process" if told.world > 1 else ""
+    yield f"main memory: about {_gib(told.main_memory_bytes)}{each}" + _disk_told(told)
     for micro in told.micros[:1]:
         held = f"base {_gib(micro.base)}, what learns {_gib(micro.learning)}"
         yield f"largest micro: {micro.tokens:,} tokens, {micro.flops / 1e12:,.0f} TFLOP; {held}"
@@ -387,7 +370,7 @@ def _time_told(told: Told) -> str:
     steps = "steps: not known" if told.steps is None else f"steps: {told.steps:,}"
     if told.step_seconds is None or told.seconds is None or told.gpu is None or told.gpu.card is None:
         return f"{steps}; time: name a card, such as --gpu H100"
-    card = f"{'as on a' if told.gpu.assumed else 'on a'} {told.gpu.card.name} at {MFU:.0%} of its peak"
+    card = f"{'as on the' if told.gpu.assumed else 'on the'} {told.gpu.card.name} at {MFU:.0%} of its peak"
     return f"{steps}; about {told.step_seconds:.3g} s each, {told.seconds / 3600:.3g} hours in all, {card}"
 
 

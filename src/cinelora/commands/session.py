@@ -6,7 +6,7 @@ In: a Loaded recipe, where to compute, what nothing said looks like. Out: `Sessi
 import gc
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -25,6 +25,7 @@ from cinelora.config.load import Loaded
 from cinelora.contracts.card import Expert
 from cinelora.contracts.roles import Denoiser, Encoder, Process
 from cinelora.data.encoding import Encoding
+from cinelora.engine.fit_out import Fitted
 from cinelora.engine.sharded import shard, spread_of
 from cinelora.families import registry
 from cinelora.lora.adapters import Adapters
@@ -138,7 +139,7 @@ def set_image_dropout(loaded: Loaded, denoiser: Denoiser) -> None:
 
 @dataclass
 class Session:
-    """A denoiser in training; `denoiser` and `players` are given back (`release`) before files are proven.
+    """A denoiser in training; it, `players` and `fitted` are given back (`release`) before files are proven.
 
     `players` are the adapters of all that the method trains; those of `drawn` are drawn with, saved and proven.
     """
@@ -150,6 +151,7 @@ class Session:
     spoken: Spoken
     denoiser: Denoiser
     players: Mapping[str, Adapters]
+    fitted: Fitted = field(default_factory=Fitted)
 
     @classmethod
     def open(cls, loaded: Loaded, place: Place, folder: RunFolder, *, encoder: Encoder, spoken: Spoken) -> "Session":
@@ -162,9 +164,9 @@ class Session:
                 weight.data = weight.data.to(place.device)  # also where the base is fetched only when it is asked
             label = "adapters" if len(players) == 1 else f"adapters of the {name}"
             console.print(f"{label}: {adapters.num_parameters():,} parameters in {len(adapters.layers)} modules")
-        fitted_out(loaded, denoiser.parts(), players.values(), place)
+        fitted = fitted_out(loaded, denoiser.parts(), players.values(), place)
         spread(denoiser.parts(), players, place)
-        return cls(loaded, place, folder, encoder, spoken, denoiser, players)
+        return cls(loaded, place, folder, encoder, spoken, denoiser, players, fitted)
 
     @property
     def drawn(self) -> dict[str, Adapters]:
@@ -243,7 +245,7 @@ class Session:
 
     def release(self) -> None:
         """Let go of the denoiser, so that a fresh one fits into memory."""
-        del self.denoiser, self.players
+        del self.denoiser, self.players, self.fitted
         gc.collect()  # modules whose forward is replaced hold themselves
 
 

@@ -15,7 +15,7 @@ from cinelora.config.load import Loaded
 from cinelora.contracts.roles import Tower
 from cinelora.engine.attention import check_attention
 from cinelora.engine.flops import tokens_of
-from cinelora.engine.recompute import recompute
+from cinelora.engine.recompute import recompute, units
 from cinelora.train.probe import Relieve
 
 if TYPE_CHECKING:
@@ -69,16 +69,25 @@ def for_the_loop(loaded: Loaded, parts: Mapping[str, nn.Module], place: "Place")
 
 
 def relief(loaded: Loaded, parts: Mapping[str, nn.Module]) -> Relieve:
-    """Once: let every block be computed twice, where less is. Streamed bases have settled what is, with their ring."""
+    """Let every block be computed twice where less is, then attention in it once more.
+
+    Streamed bases have settled what is, with their ring; compiled blocks have no attention that is asked by itself.
+    """
     train, memory = loaded.recipe.train, loaded.recipe.memory
-    all_twice = train.gradient_checkpointing and memory.recompute == "blocks"
-    left = [] if all_twice or memory.base == "streamed" else ["every block is computed twice from now on"]
+    now = memory.recompute if train.gradient_checkpointing else ""
+    left = {"blocks": "every block is computed twice from now on", "nested": "attention is computed a third time, too"}
+    if now in ("blocks", "nested"):
+        del left["blocks"]
+    if now == "nested" or loaded.recipe.speed.compile or not units(parts, "attention"):
+        del left["nested"]
+    if memory.base == "streamed":
+        left = {}
 
     def relieve() -> str:
-        if not left:
-            return ""
-        recompute(parts, "blocks")
-        return left.pop()
+        kind = next(iter(left), "")
+        if kind:
+            recompute(parts, kind)
+        return left.pop(kind, "")
 
     return relieve
 
@@ -97,6 +106,14 @@ def _channels_last(tower: Tower) -> Any:
         load(device)
         net = getattr(tower, "net", None)
         if device.startswith("cuda") and isinstance(net, nn.Module):
-            net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            _lay_channels_last(net)
 
     return loading
+
+
+def _lay_channels_last(net: nn.Module) -> None:
+    """By the number of sides: `Module.to` would ask all weights for one order, and fails where there is a Conv2d."""
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in net.parameters():
+        if weight.ndim in orders:
+            weight.data = weight.data.contiguous(memory_format=orders[weight.ndim])

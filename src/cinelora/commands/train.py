@@ -265,6 +265,7 @@ def _work(session: Session, plan: Plan, encoding: Encoding, tell: Tell, *, lanes
         lanes=lanes,
         bound=_bound(session, batches),
         memory=recipe.memory,
+        waited=session.fitted.waited,
         **for_the_loop(session.loaded, session.denoiser.parts(), place),
     )
 

@@ -32,6 +32,10 @@ class Fitted:
     ring: Stream | None = None
     offload: Offload | None = None
 
+    def waited(self) -> float:
+        """Seconds in which computing waited for copies since this was asked before."""
+        return sum(one.waits.taken() for one in (self.ring, self.offload) if one)
+
     def __str__(self) -> str:
         told = [f"{self.num_twice} units are computed twice"] if self.num_twice else []
         if self.offload:

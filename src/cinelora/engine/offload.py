@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from cinelora.engine.waits import Waits
+
 LEAST_BYTES = 1 << 20
 """Smaller tensors are not worth a copy."""
 
@@ -36,6 +38,7 @@ class Offload:
         self._sides: dict[torch.device, Any] = {}
         self.bytes_offloaded = 0
         """How much went to main memory so far."""
+        self.waits = Waits()
 
     def pack(self, tensor: Tensor) -> _Waiting | None:
         """Send a large activation away; None for all else."""
@@ -66,7 +69,8 @@ class Offload:
         assert packed.there is not None
         if packed.done is not None:
             stream = torch.cuda.current_stream(packed.device)
-            stream.wait_event(packed.done)
+            with self.waits.waiting(packed.device):
+                stream.wait_event(packed.done)
             packed.there.record_stream(stream)
         return packed.there
 

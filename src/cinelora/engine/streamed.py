@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cinelora.base.errors import Problem, RecipeError
 from cinelora.engine.blocks import blocks_of
+from cinelora.engine.waits import Waits
 
-_ALIGNED = 256
+_ALIGNED, _PAGE = 256, 4096
 _POISON = 255
 """A byte that makes NaN of every floating-point format."""
 
@@ -82,13 +83,16 @@ class Stream:
         self.blocks, self.device, self._poisoned = blocks, device, poisoned
         most = max(len(block.host) for block in blocks)
         self.places = [torch.empty(most, dtype=torch.uint8, device=device) for _ in range(min(num_places, len(blocks)))]
-        self.traffic = Traffic()
+        self.traffic, self.waits = Traffic(), Waits()
         self._held: OrderedDict[int, int] = OrderedDict()  # block -> place, the longest unused first
         self._number_of = {place.untyped_storage().data_ptr(): k for k, place in enumerate(self.places)}
         self._next: dict[tuple[str, int], int] = {}
         self._now: tuple[str, int] | None = None
         self._arriving: dict[int, Any] = {}
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._side is not None:
+            for place in self.places:
+                place.record_stream(self._side)  # a last copy ahead may be on its way when the ring is let go
         for block in blocks:
             self._leave(block)
 
@@ -117,7 +121,8 @@ class Stream:
                 self._bring(one, wanted)
         arriving = self._arriving.pop(number, None)
         if arriving is not None:
-            torch.cuda.current_stream(self.device).wait_event(arriving)
+            with self.waits.waiting(self.device):
+                torch.cuda.current_stream(self.device).wait_event(arriving)
         return self.places[self._held[number]]
 
     def begin(self) -> None:
@@ -172,7 +177,8 @@ class Stream:
     def _copy(self, number: int, place: Tensor) -> None:
         host = self.blocks[number].host
         if self._side is None:
-            place[: len(host)].copy_(host)
+            with self.waits.waiting(self.device):
+                place[: len(host)].copy_(host)
             return
         # All that was asked so far, and so the last use of this place, comes before the copy.
         self._side.wait_stream(torch.cuda.current_stream(self.device))
@@ -245,7 +251,7 @@ def _packed(weights: Sequence[nn.Parameter], *, pinned: bool) -> Block:
     for weight in weights:
         pieces.append(Piece(weight, end, weight.dtype, weight.size()))
         end += -(-weight.nbytes // _ALIGNED) * _ALIGNED
-    host = torch.empty(end, dtype=torch.uint8)
+    host = _pages(end) if pinned else torch.empty(end, dtype=torch.uint8)
     for piece in pieces:
         piece.within(host).copy_(piece.weight.data)
     if pinned:
@@ -255,10 +261,18 @@ def _packed(weights: Sequence[nn.Parameter], *, pinned: bool) -> Block:
     return block
 
 
+def _pages(num_bytes: int) -> Tensor:
+    """Main memory that shares no page with anything else: a page cannot be locked for two."""
+    run = torch.empty(num_bytes + 2 * _PAGE, dtype=torch.uint8)
+    first = -run.data_ptr() % _PAGE
+    return run[first : first + num_bytes]
+
+
 def _lock(host: Tensor) -> None:
     """Page-lock memory in place: torch's own pinned memory comes in powers of two, up to twice as much as is needed."""
     runtime = torch.cuda.cudart()
-    torch.cuda.check_error(int(runtime.cudaHostRegister(host.data_ptr(), host.nbytes, 1)))
+    whole = -(-host.nbytes // _PAGE) * _PAGE
+    torch.cuda.check_error(int(runtime.cudaHostRegister(host.data_ptr(), whole, 1)))
     finalize(host, runtime.cudaHostUnregister, host.data_ptr())
 
 

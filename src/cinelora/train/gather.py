@@ -68,11 +68,14 @@ class Gather:
         Raises RunError where it does not fit in any way.
         """
         assert self._ahead is not None
+        self.work.waited()  # of previews, which are no part of the step
         meter = StepMeter()
         jobs = self._ahead.jobs(self.work.options.accumulation)
         while (full := self._tried(learner, jobs, meter)) is not None:
+            self.work.waited()
             meter = StepMeter()
             done = self.fitting.relieve(full)
+            self._flops.clear()  # more may be computed twice now
             self.work.tell_first("relief", step=number, player=learner.name, found=full, done=done)
         learner.share(self.work.place, jobs[0].clips)
         return meter

@@ -14,6 +14,8 @@ from cinelora.base.errors import Problem, RunError
 Sharding = Literal["none", "fsdp", "machine"]
 
 _FSDP = "ACCELERATE_USE_FSDP"
+_LOCAL = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+"""Where launchers, also those of MPI, tell a process its number on its machine."""
 _NO_SHARD, _WITHIN_A_MACHINE = ("NO_SHARD", "3"), ("HYBRID_SHARD", "HYBRID_SHARD_ZERO2", "4", "5")
 """Names and numbers of FSDP1's strategies, which configuration files of accelerate still hold."""
 
@@ -22,9 +24,10 @@ def asked_world() -> int:
     """How many processes are to work together; those that a launcher silently started as one count, too.
 
     `accelerate launch --cpu --num_processes 2` starts one process and tells it of no other: its own words are read.
+    Raises RunError where WORLD_SIZE is no number.
     """
     if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
+        return _number(os.environ["WORLD_SIZE"])
     if "ACCELERATE_USE_CPU" not in os.environ:
         return 1
     parent = psutil.Process().parent()
@@ -32,6 +35,25 @@ def asked_world() -> int:
         return _told(parent.cmdline()) if parent else 1
     except psutil.Error:  # another user's, or gone already
         return 1
+
+
+def refuse_no_launcher() -> None:
+    """Raise RunError where WORLD_SIZE speaks of others, and no launcher has said which of them this process is.
+
+    Platforms export it as the number of machines. Left alone, such a process fails, or waits for the others for ever.
+    """
+    if "WORLD_SIZE" not in os.environ or (world := asked_world()) < 2 or any(name in os.environ for name in _LOCAL):
+        return
+    what = "WORLD_SIZE speaks of several processes, and no launcher started this one"
+    do = "start with `accelerate launch` or `torchrun` (docs/guides/launch.md), or `unset WORLD_SIZE` to work alone"
+    raise RunError(Problem(what, found=f"WORLD_SIZE={world}, no LOCAL_RANK", do=do))
+
+
+def _number(text: str) -> int:
+    if text.strip().isdigit():
+        return int(text)
+    what, do = "WORLD_SIZE is no number of processes", "unset it, or start with `accelerate launch` or `torchrun`"
+    raise RunError(Problem(what, found=f"WORLD_SIZE={text!r}", do=do))
 
 
 def _told(words: Sequence[str]) -> int:

@@ -54,6 +54,11 @@ def _nobody(kind: str, **facts: Any) -> None:
     """Listens to events where nobody else does."""
 
 
+def _never() -> float:
+    """Waits for no copies."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Work:
     """What a Trainer is given.
@@ -62,7 +67,8 @@ class Work:
     rank.
     `num_workers` threads read `prefetch_micros` ahead; `probes` says whether the largest micro is tried out first;
     `relieve` makes room where memory is full and micros cannot be divided; `tokens` counts those of latents B C T H W;
-    `counts_flops` is false where counting would change what is measured; `fused` is [speed]'s choice, settled.
+    `counts_flops` is false where counting would change what is measured; `fused` is [speed]'s choice, settled;
+    `waited` gives the seconds in which the network waited for copies of its own since it was asked before.
     `lanes` is how many micros count as worked on side by side (`same_run.lanes_of`), 0 one for each rank; `bound` what
     binds the run to its number of ranks.
     """
@@ -85,6 +91,7 @@ class Work:
     relieve: Relieve = nothing_left
     tokens: Callable[[Tensor], int] | None = None
     counts_flops: bool = True
+    waited: Callable[[], float] = _never
     fused: bool = False
 
     def tell_first(self, kind: str, **facts: Any) -> None:
@@ -218,7 +225,7 @@ class Trainer:
             refuse_apart(learner.parameters, place, number)
             self._compared.add(learner.name)
         loss = place.mean(meter.loss(), meter.clips)
-        speed = meter.speed(place.world, peak=self._peak)
+        speed = meter.speed(place.world, peak=self._peak, copied=self.work.waited())
         facts = {"player": learner.name, "loss": loss, "lr": lr, "grad_norm": norm, **speed}
         self._note = in_short(loss, speed)
         terms = {"terms": found} if (found := meter.terms()) else {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cinelora.contracts.flow import Loss
+from cinelora.engine.waits import Waits
 
 
 class StepMeter:
@@ -18,8 +19,7 @@ class StepMeter:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._waited = 0.0
-        self._moved = 0.0
-        self._moves: list[tuple[Any, Any]] = []
+        self._moves = Waits()
         self._counted = self._moving = False
         self.tokens = 0
         """How many tokens the micros had, where somebody counts them."""
@@ -44,16 +44,8 @@ class StepMeter:
     def moving(self, device: torch.device) -> Iterator[None]:
         """Count the block as time in which a batch is copied to a device, which does nothing else then."""
         self._moving = True
-        if device.type != "cuda":
-            began = time.perf_counter()
+        with self._moves.waiting(device):
             yield
-            self._moved += time.perf_counter() - began
-            return
-        marks = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
-        marks[0].record(torch.cuda.current_stream(device))
-        yield
-        marks[1].record(torch.cuda.current_stream(device))
-        self._moves.append(marks)
 
     def worked(self, tokens: int, flops: int | None) -> None:
         """Take in how much one micro was."""
@@ -86,10 +78,11 @@ class StepMeter:
         each = torch.cat(self._each).tolist()
         return [name for name, value in zip(self.names, each, strict=True) if not math.isfinite(value)]
 
-    def speed(self, world: int, *, peak: float | None = None) -> dict[str, float]:
+    def speed(self, world: int, *, peak: float | None = None, copied: float = 0.0) -> dict[str, float]:
         """Seconds since the step began, clips and tokens per second over all ranks, what each GPU does, what it waits.
 
-        `mfu` as `engine.flops` defines it, of a card whose `peak` is known. Ask once the device has been waited for.
+        `mfu` as `engine.flops` defines it, of a card whose `peak` is known; `copied` are seconds of waiting for copies
+        of anything but batches. Ask once, and once the device has been waited for.
         """
         seconds = max(time.perf_counter() - self._began, 1e-9)
         found = {
@@ -98,8 +91,7 @@ class StepMeter:
             "data_wait_share": round(self._waited / seconds, 4),
         }
         if self._moving:
-            moved = self._moved + sum(start.elapsed_time(end) for start, end in self._moves) / 1000
-            found["transfer_wait_share"] = round(moved / seconds, 4)
+            found["transfer_wait_share"] = round((self._moves.taken() + copied) / seconds, 4)
         if self._counted:
             found["tokens_per_second"] = round(self.tokens * world / seconds, 2)
         if self._counted and self.flops:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cinelora.base.dtypes import DtypeName, torch_dtype
 from cinelora.base.errors import Problem, RecipeError, RunError
 from cinelora.contracts.flow import Batch
-from cinelora.train.launcher import Sharding, asked_sharding, asked_world
+from cinelora.train.launcher import Sharding, asked_sharding, asked_world, refuse_no_launcher
 from cinelora.train.options import TrainOptions
 from cinelora.train.zero_asked import Zero, asked_zero
 
@@ -203,6 +203,7 @@ def open_place(options: TrainOptions, *, draws_only: bool = False) -> Place:
 
     Raises RecipeError or RunError where that is not what was asked for.
     """
+    refuse_no_launcher()
     cpu = device_of(options) == "cpu"
     if cpu and options.precision == "fp16":
         raise RecipeError(

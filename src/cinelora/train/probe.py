@@ -18,6 +18,8 @@ from cinelora.base.log import logger
 from cinelora.contracts.flow import Batch, Loss
 from cinelora.contracts.roles import Method
 
+FULL = "the GPU's memory is full"
+"""What an error says where nothing is left."""
 Relieve = Callable[[], str]
 """Does something that frees memory and says what; "" where there is nothing left to do."""
 
@@ -36,7 +38,10 @@ class Piece:
 
 
 class Fitting:
-    """Knows in how many pieces micros of each shape fit. `apart` ranks cannot divide: the others would not."""
+    """Knows in how many pieces micros of each shape fit.
+
+    Ranks that work `together` get no relief: one that asks the base more often than the others waits for ever.
+    """
 
     def __init__(self, method: Method, *, relieve: Relieve = nothing_left, together: bool = False):
         self._method, self._relieve, self._together = method, relieve, together
@@ -57,16 +62,17 @@ class Fitting:
         """Make room after memory was full; gives back what is done, in words. Raises RunError where nothing is left."""
         clear()
         num, count = self._num.get(self._last, 1), self._last[0] if self._last else 1
-        if num < count and hasattr(self._method, "pieces") and not self._together:
+        if self._together:
+            done = ""
+        elif num < count and hasattr(self._method, "pieces"):
             self._num[self._last] = min(count, 2 * num)
             done = f"micros of {count} clips of this size are learned in {self._num[self._last]} pieces"
         else:
             done = self._relieve()
         if not done:
-            do = (
-                "see `cinelora plan`; lower train.micro_size, data.frames or data.size, or set memory.base = 'streamed'"
-            )
-            raise RunError(Problem("the GPU's memory is full", found=error, do=do))
+            more = "train.gradient_checkpointing = true" if self._together else "memory.base = 'streamed'"
+            do = f"see `cinelora plan`; lower train.micro_size, data.frames or data.size, or set {more}"
+            raise RunError(Problem(FULL, found=error, do=do))
         clear()
         logger.warning("the GPU's memory is full (%s): %s; the step begins anew", error, done)
         return done
